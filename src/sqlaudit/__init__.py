@@ -1,0 +1,45 @@
+"""An async-first audit trail for SQLAlchemy 2: who changed which row, when, from what, to what."""
+
+from sqlaudit.config import SQLAuditConfig, get_config, has_config, set_config
+from sqlaudit.context import (
+    AuditContext,
+    AuditContextManager,
+    audit_context,
+    bind_audit_context,
+    clear_audit_context,
+    get_audit_context,
+    set_audit_context,
+)
+from sqlaudit.decorators import track, track_table
+from sqlaudit.exceptions import SQLAuditError
+from sqlaudit.hooks import Subscription, register_hooks
+from sqlaudit.retrieval import get_resource_changes, get_resource_changes_sync
+from sqlaudit.tables import audit_metadata, create_audit_tables, create_audit_tables_sync
+from sqlaudit.types import MASKED, FieldChange, Operation
+
+__all__ = [
+    "MASKED",
+    "AuditContext",
+    "AuditContextManager",
+    "FieldChange",
+    "Operation",
+    "SQLAuditConfig",
+    "SQLAuditError",
+    "Subscription",
+    "audit_context",
+    "audit_metadata",
+    "bind_audit_context",
+    "clear_audit_context",
+    "create_audit_tables",
+    "create_audit_tables_sync",
+    "get_audit_context",
+    "get_config",
+    "get_resource_changes",
+    "get_resource_changes_sync",
+    "has_config",
+    "register_hooks",
+    "set_audit_context",
+    "set_config",
+    "track",
+    "track_table",
+]

@@ -1,0 +1,1 @@
+"""How writes are noticed: by the unit of work, and as statements."""

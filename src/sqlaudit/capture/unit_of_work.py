@@ -1,0 +1,449 @@
+"""
+The capture of flushes: what the unit of work writes.
+
+The mapper events say exactly which rows are written, in the order of the SQL.
+The old image of a row is taken when the first statement after its
+``before_update`` or ``before_delete`` is about to be sent: all listeners have
+run, nothing has been written. Old values that nobody has in memory are read
+then, with one SELECT per table. The new image is taken in ``after_flush``.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Column, Connection, Table
+from sqlalchemy.orm import InstanceState, Mapper, Session, UOWTransaction
+from sqlalchemy.orm.attributes import instance_state
+from sqlalchemy.orm.base import NO_VALUE
+
+from sqlaudit.capture.rows import AuditedTable, Image, RowChange, audited_table, read_images
+from sqlaudit.codec import JSON_NULL
+from sqlaudit.tracking import Tracking, tracked_tables, tracking_of
+from sqlaudit.types import Operation
+
+_FLUSH_KEY: Final = "sqlaudit.flush"
+
+
+# --- a mapper's rows -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A column that a change may need, and where a mapped object keeps it."""
+
+    key: str
+    attribute: str | None
+    """None: the mapper leaves the column out."""
+    identity: int | None
+    """Its place in the identity key."""
+    volatile: bool
+    """An UPDATE may change it although nobody assigned it."""
+    generated: bool
+    """An INSERT may fill it although nobody assigned it."""
+    evaluates_none: bool
+    """None, assigned, is the JSON value null; not SQL NULL."""
+    is_key: bool
+    """It is a part of the primary key or of the resource id, or names the actor."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """The rows that one mapper's objects have in one tracked table."""
+
+    table: Table
+    tracking: Tracking
+    fields: tuple[_Field, ...]
+    primary_key: tuple[_Field, ...]
+    attributes: frozenset[str]
+    """All column attributes of the mapper, tracked or not: an UPDATE needs one of them to have changed."""
+    post_updates: bool
+    """Foreign keys of the table may be set by an UPDATE of their own, after the others."""
+
+
+_plans: WeakKeyDictionary[Mapper[Any], tuple[_Rows, ...]] = WeakKeyDictionary()
+
+
+def _rows_of(mapper: Mapper[Any]) -> tuple[_Rows, ...]:
+    """Return where *mapper*'s objects keep what is tracked, base tables first."""
+    plan = _plans.get(mapper)
+    if plan is None or any(tracking_of(rows.table) is not rows.tracking for rows in plan):
+        plan = _plans[mapper] = tuple(_plan(mapper, table, tracking) for table, tracking in tracked_tables(mapper))
+    return plan
+
+
+def _plan(mapper: Mapper[Any], table: Table, tracking: Tracking) -> _Rows:
+    by_column: dict[Any, str] = {
+        column: attribute.key for attribute in mapper.column_attrs for column in attribute.columns
+    }
+    identity = {by_column[column]: place for place, column in enumerate(mapper.primary_key)}
+    post_updated = {
+        column
+        for relationship in mapper.relationships
+        if relationship.post_update
+        for pair in relationship.local_remote_pairs
+        for column in pair
+    }
+
+    def describe(key: str, column: Column[Any]) -> _Field:
+        attribute = by_column.get(column)
+        computed = column.computed is not None
+        return _Field(
+            key=key,
+            attribute=attribute,
+            identity=identity.get(attribute) if attribute is not None else None,
+            volatile=computed
+            or column.onupdate is not None
+            or column.server_onupdate is not None
+            or column is mapper.version_id_col
+            or column in post_updated,
+            generated=computed
+            or column.server_default is not None
+            or column.identity is not None
+            or (attribute is None and column.default is not None),
+            evaluates_none=bool(getattr(column.type, "should_evaluate_none", False)),
+            is_key=column.primary_key or key in tracking.key_columns,
+        )
+
+    needed = {*tracking.recorded, *tracking.key_columns}
+    fields = {key: describe(key, column) for key, column in table.columns.items() if key in needed}
+    return _Rows(
+        table=table,
+        tracking=tracking,
+        fields=tuple(fields.values()),
+        primary_key=tuple(fields[column.key] for column in table.primary_key),
+        attributes=frozenset(by_column.values()),
+        post_updates=any(column in post_updated for column in table.columns),
+    )
+
+
+# --- one flush -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class _Before:
+    """What is known of a row before the first statement that may change it."""
+
+    primary_key: tuple[Any, ...]
+    remembered: dict[str, Any]
+    """What is in memory, by column key; Python values."""
+    missing: frozenset[str]
+    """What is needed, and not in memory, or not for sure."""
+    whole: bool
+    """All recorded columns are needed: the row goes, or its key becomes another."""
+    read: Image | None = None
+    """The *missing* columns, read; None if there is nothing missing, or no such row."""
+
+    def concerns(self, key: str) -> bool:
+        """Return whether the column was in memory, or is about to be assigned."""
+        return key in self.remembered or key in self.missing
+
+    def may_differ(self, key: str, value: object) -> bool:
+        """Return whether *value*, now in memory, may be another than before."""
+        return key in self.missing or (key in self.remembered and self.remembered[key] is not value)
+
+    @property
+    def is_gone(self) -> bool:
+        """There is no such row any more: another transaction has deleted it."""
+        return bool(self.missing) and self.read is None
+
+
+@dataclass(slots=True, eq=False)
+class _Write:
+    """One object on its way through a flush."""
+
+    operation: Operation
+    state: InstanceState[Any]
+    mapper: Mapper[Any]
+    connection: Connection
+    row: InstanceState[Any]
+    """The state that knows what the row held: a deleted one if *state*, new under the same key, takes over its row."""
+    before: dict[Table, _Before] = dataclasses.field(default_factory=dict)
+    """Empty if no statement could have changed the rows."""
+
+
+@dataclass(slots=True, eq=False)
+class Flush:
+    """The tracked rows of one flush."""
+
+    context: UOWTransaction
+    coming: list[_Write] = dataclasses.field(default_factory=list)
+    """Announced by mapper events; no statement has been sent since."""
+    announced: dict[InstanceState[Any], _Write] = dataclasses.field(default_factory=dict)
+    done: list[_Write] = dataclasses.field(default_factory=list)
+    """Those whose statements were sent, in the order of the statements."""
+    tables: set[Table] = dataclasses.field(default_factory=set)
+    """The tracked tables of the mappers whose objects were announced."""
+    old_images: dict[tuple[Table, str], Image] = dataclasses.field(default_factory=dict)
+    """What was read, by row; also for rows that are not announced yet."""
+    audited: dict[tuple[Table, str], AuditedTable] = dataclasses.field(default_factory=dict)
+
+    def announce(
+        self, operation: Operation, mapper: Mapper[Any], connection: Connection, state: InstanceState[Any]
+    ) -> None:
+        """Note that an object will be among the next statements, as its mapper event says."""
+        row = state
+        if operation is Operation.INSERT:
+            deleted = self._deleted_under(mapper.identity_key_from_instance(state.obj()))
+            if deleted is not None:
+                # "Row switch": SQLAlchemy will send one UPDATE, not a DELETE and an INSERT.
+                operation, row = Operation.UPDATE, deleted
+        write = _Write(operation, state, mapper, connection, row)
+        self.announced[state] = write
+        self.tables.update(rows.table for rows in _rows_of(mapper))
+        if operation is not Operation.INSERT:
+            self.coming.append(write)
+
+    def confirm(self, state: InstanceState[Any]) -> None:
+        """Note that the statements of an object that was announced have been sent."""
+        self.done.append(self.announced[state])
+
+    def audited_table(self, rows: _Rows, connection: Connection) -> AuditedTable:
+        """Return the table of *rows* as *connection* sees it."""
+        known = self.audited.get((rows.table, connection.dialect.name))
+        if known is None:
+            known = audited_table(rows.table, rows.tracking, connection.dialect)
+            self.audited[rows.table, connection.dialect.name] = known
+        return known
+
+    def _deleted_under(self, key: Any) -> InstanceState[Any] | None:
+        """Return the object with the identity *key* that this flush deletes."""
+        states: dict[InstanceState[Any], tuple[bool, bool]] = self.context.states
+        return next((state for state, (is_delete, _) in states.items() if is_delete and state.key == key), None)
+
+
+def begin_flush(session: Session, context: UOWTransaction) -> None:
+    """Make room for what the flush of *session* that begins will write."""
+    session.info[_FLUSH_KEY] = Flush(context)
+
+
+def current_flush(session: Session) -> Flush | None:
+    """Return the flush that *session* is in."""
+    return session.info.get(_FLUSH_KEY)
+
+
+def end_flush(session: Session) -> None:
+    """Drop what is known of a flush that is over, or has failed."""
+    session.info.pop(_FLUSH_KEY, None)
+
+
+def certain_changes(session: Session) -> Iterator[tuple[Mapper[Any], str]]:
+    """
+    Yield the mapper and label of what *session*'s next flush is known to change, before it has begun.
+
+    What cascades, listeners and expired attributes will add isn't known yet. Rows that name their actor are left out.
+    """
+    for instance in (*session.new, *session.deleted, *session.dirty):
+        state = instance_state(instance)
+        for rows in _rows_of(state.mapper):
+            if rows.tracking.user_key is not None:
+                continue
+            if state.key is None or instance in session.deleted or _is_changed(rows, state):
+                yield state.mapper, rows.tracking.label
+                break
+
+
+def _is_changed(rows: _Rows, state: InstanceState[Any]) -> bool:
+    committed, current = state.committed_state, state.dict
+    return any(
+        field.attribute in committed
+        and committed[field.attribute] is not NO_VALUE
+        and committed[field.attribute] != current.get(field.attribute)
+        for field in rows.fields
+    )
+
+
+# --- before the SQL --------------------------------------------------------------------------------------------------
+
+
+def take_old_images(flush: Flush) -> None:
+    """
+    Take the old images of the rows that were announced; a statement of the flush is about to be sent.
+
+    At most one SELECT per table, and none if everything is in memory.
+    """
+    coming, flush.coming = flush.coming, []
+    unread: dict[tuple[Connection, Table], list[_Before]] = {}
+    audited: dict[Table, AuditedTable] = {}
+    for write in coming:
+        for rows in _rows_of(write.mapper):
+            audited[rows.table] = flush.audited_table(rows, write.connection)
+            before = _remember(rows, audited[rows.table], write.row, _is_whole(rows, write))
+            if before is None:
+                continue
+            write.before[rows.table] = before
+            if before.missing:
+                unread.setdefault((write.connection, rows.table), []).append(before)
+    for (connection, table), befores in unread.items():
+        _read_old(flush, connection, audited[table], befores)
+
+
+def _is_whole(rows: _Rows, write: _Write) -> bool:
+    """Return whether all of the row must be known: it goes, or its key becomes another."""
+    if write.operation is Operation.DELETE or write.row is not write.state:
+        return True
+    committed, current = write.state.committed_state, write.state.dict
+    return any(
+        field.attribute in committed and committed[field.attribute] != current.get(field.attribute)
+        for field in rows.fields
+        if field.is_key
+    )
+
+
+def _remember(rows: _Rows, audited: AuditedTable, state: InstanceState[Any], whole: bool) -> _Before | None:
+    """Return what *state* knows of its row before the flush; None if no UPDATE will be sent for it."""
+    committed, current = state.committed_state, state.dict
+    if not whole and not rows.post_updates and rows.attributes.isdisjoint(committed):
+        return None
+    identity = state.key[1] if state.key is not None else ()
+    remembered: dict[str, Any] = {}
+    missing: set[str] = set()
+    for field in rows.fields:
+        if field.identity is not None:
+            remembered[field.key] = identity[field.identity]
+            continue
+        value: Any = NO_VALUE
+        pending = field.attribute is not None and field.attribute in committed
+        if field.attribute is not None:
+            value = committed[field.attribute] if pending else current.get(field.attribute, NO_VALUE)
+        if value is not NO_VALUE:
+            remembered[field.key] = value
+        if whole or pending or field.volatile or field.is_key:
+            if value is NO_VALUE or not audited.codecs[field.key].is_exact_in_memory(value):
+                missing.add(field.key)
+    primary_key = tuple(remembered[field.key] for field in rows.primary_key)
+    return _Before(primary_key, remembered, frozenset(missing), whole)
+
+
+def _read_old(flush: Flush, connection: Connection, audited: AuditedTable, befores: list[_Before]) -> None:
+    """Read what is *missing* of rows of one table, together with what the rest of the flush will miss of it."""
+    keys = {before: audited.row_key(before.primary_key) for before in befores}
+
+    def known(before: _Before) -> Image | None:
+        image = flush.old_images.get((audited.table, keys[before]))
+        return image if image is not None and before.missing <= image.keys() else None
+
+    unknown = [before for before in befores if known(before) is None]
+    if unknown:
+        together = [*unknown, *_not_announced(flush, audited)]
+        columns = frozenset().union(*(before.missing for before in together))
+        rows = dict.fromkeys(before.primary_key for before in together)
+        for key, image in read_images(connection, audited, columns, rows).items():
+            flush.old_images[audited.table, key] = image
+    for before in befores:
+        before.read = known(before)
+
+
+def _not_announced(flush: Flush, audited: AuditedTable) -> Iterator[_Before]:
+    """Yield what is missing of the rows of a table that the flush will come to later."""
+    for state, (is_delete, list_only) in flush.context.states.items():
+        if list_only or state.key is None or state in flush.announced:
+            continue
+        for rows in _rows_of(state.mapper):
+            if rows.table is audited.table:
+                before = _remember(rows, audited, state, is_delete)
+                if before is not None and before.missing:
+                    yield before
+
+
+# --- after the SQL ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class _After:
+    """What a row of one write holds now."""
+
+    write: _Write
+    audited: AuditedTable
+    values: dict[str, Any]
+    """By column key, Python values; of an update what may have changed."""
+    unread: set[str]
+    """What may have changed, and is not in memory."""
+    primary_key: tuple[Any, ...]
+
+
+def changes_of(flush: Flush) -> dict[Connection, list[RowChange]]:
+    """
+    Return what the flush did, in the order of the SQL, by the connection that did it.
+
+    Called in ``after_flush``: states still know what they were, and already
+    what they are. Values that only the database knows are read, with one
+    SELECT per table.
+    """
+    afters = [
+        _after(rows, flush.audited_table(rows, write.connection), write)
+        for write in flush.done
+        for rows in _in_sql_order(write)
+        if write.operation is Operation.INSERT or rows.table in write.before
+    ]
+    unread: dict[tuple[Connection, AuditedTable], list[_After]] = {}
+    for after in afters:
+        if after.unread:
+            unread.setdefault((after.write.connection, after.audited), []).append(after)
+    new_images: dict[tuple[Table, str], Image] = {}
+    for (connection, audited), incomplete in unread.items():
+        columns = frozenset().union(*(after.unread for after in incomplete))
+        rows = dict.fromkeys(after.primary_key for after in incomplete)
+        for key, image in read_images(connection, audited, columns, rows).items():
+            new_images[audited.table, key] = image
+
+    changes: dict[Connection, list[RowChange]] = {}
+    for after in afters:
+        read = (
+            new_images.get((after.audited.table, after.audited.row_key(after.primary_key)), {}) if after.unread else {}
+        )
+        changes.setdefault(after.write.connection, []).extend(_row_changes(after, read))
+    return {connection: found for connection, found in changes.items() if found}
+
+
+def _in_sql_order(write: _Write) -> Iterable[_Rows]:
+    """Return the rows of an object in the order in which they are written: a subclass' row goes before its base's."""
+    rows = _rows_of(write.mapper)
+    return reversed(rows) if write.operation is Operation.DELETE else rows
+
+
+def _after(rows: _Rows, audited: AuditedTable, write: _Write) -> _After:
+    current = write.state.dict
+    values: dict[str, Any] = {}
+    unread: set[str] = set()
+    before = write.before.get(rows.table)
+    for field in rows.fields if write.operation is not Operation.DELETE else ():
+        if field.attribute is not None and field.attribute in current:
+            value = current[field.attribute]
+            if before is not None and not before.may_differ(field.key, value):
+                continue
+            values[field.key] = JSON_NULL if value is None and field.evaluates_none else value
+        elif before is None:
+            if field.generated:
+                unread.add(field.key)
+            else:
+                values[field.key] = None
+        elif field.volatile or (field.identity is None and before.concerns(field.key)):
+            unread.add(field.key)
+    primary_key = tuple(
+        values[field.key] if field.key in values or before is None else before.remembered[field.key]
+        for field in rows.primary_key
+    )
+    return _After(write, audited, values, unread, primary_key)
+
+
+def _row_changes(after: _After, read: Image) -> Iterator[RowChange]:
+    write, audited = after.write, after.audited
+    dump = {key: codec.dump for key, codec in audited.codecs.items()}
+    new = {key: dump[key](value) for key, value in after.values.items()} | {key: read[key] for key in after.unread}
+    before = write.before.get(audited.table)
+    if before is None:
+        yield from audited.changes(write.operation, {}, new)
+        return
+    if before.is_gone:
+        return
+    wanted = audited.codecs.keys() if before.whole else {*new, *audited.tracking.key_columns}
+    found = before.read or {}
+    old = {
+        key: found[key] if key in found else dump[key](before.remembered[key])
+        for key in wanted
+        if key in found or key in before.remembered
+    }
+    yield from audited.changes(write.operation, old, old | new)

@@ -1,0 +1,365 @@
+"""
+How the values of a column are written in the trail: plain JSON, by the column's type.
+
+What is stored is what the column's `TypeDecorator` would send to the database,
+so a column that is encrypted in its table is encrypted in the trail. A value
+is written as it would be *read back*: an int that was given as ``"1"`` is 1,
+a decimal has the column's scale, SQLite's datetimes have lost their offset.
+"""
+
+import base64
+import datetime as dt
+import decimal
+import enum
+import json
+import math
+import re
+import uuid
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from sqlalchemy import types as sqltypes
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import Dialect
+from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from sqlaudit.types import MASKED
+
+__all__ = ["Codec", "codec_of", "decode_value", "is_supported", "key_text", "key_value"]
+
+JSONValue: TypeAlias = Any
+"""None, bool, int, float, str, or a list or dict of them."""
+
+MASK: Final[JSONValue] = {"$masked": True}
+
+# Objects of other types can be changed in place: what is in memory need not be
+# what was read from the database.
+_IMMUTABLE: Final = (
+    str,
+    int,
+    float,
+    bytes,
+    decimal.Decimal,
+    dt.date,
+    dt.time,
+    dt.timedelta,
+    uuid.UUID,
+    enum.Enum,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """Encodes and decodes the values of one column type for one dialect."""
+
+    encode: Callable[[Any], JSONValue]
+    decode: Callable[[JSONValue], Any]
+    as_text: bool = True
+    """The encoded values are strings, all of them."""
+    one_form: bool = True
+    """Equal values have equal encodings; else they are compared decoded."""
+    json: bool = False
+    """The column holds JSON: None in memory may be an SQL NULL or the JSON value null."""
+    sees_null: bool = False
+    """*encode* and *decode* are asked about None, too: a decorator may store it as something else."""
+
+    def dump(self, value: Any) -> JSONValue:
+        """Return *value*, which is None for SQL NULL, as it is stored."""
+        return None if value is None and not self.sees_null else self.encode(value)
+
+    def load(self, stored: JSONValue) -> Any:
+        """Return the Python value of what is stored."""
+        if stored == MASK:
+            return MASKED
+        return None if stored is None and not self.sees_null else self.decode(stored)
+
+    def same(self, stored: JSONValue, other: JSONValue) -> bool:
+        """Return whether two stored forms are one value."""
+        if self.json:
+            # 1, 1.0 and True are equal for Python, and different JSON.
+            return json.dumps(stored, sort_keys=True) == json.dumps(other, sort_keys=True)
+        if stored == other:
+            return True
+        return not self.one_form and bool(self.load(stored) == self.load(other))
+
+    def is_exact_in_memory(self, value: object) -> bool:
+        """Return whether *value*, found in an object, must be what the database held."""
+        if value is None:
+            return not self.json
+        return isinstance(value, _IMMUTABLE)
+
+
+def decode_value(codec: Codec | None, stored: JSONValue) -> Any:
+    """Return the Python value of *stored*; its stored form if nobody knows the column any more."""
+    if codec is not None:
+        return codec.load(stored)
+    return MASKED if stored == MASK else stored
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+def key_text(encoded: list[JSONValue]) -> str:
+    """Return the canonical text of an encoded key: the value itself for one column, a JSON array for several."""
+    if len(encoded) == 1:
+        return encoded[0] if isinstance(encoded[0], str) else json.dumps(encoded[0])
+    return json.dumps(encoded, separators=(",", ":"), ensure_ascii=False)
+
+
+def key_value(codecs: Sequence[Codec], text: str) -> Any:
+    """Return the Python value of a key from its text: a tuple if it has several columns."""
+    if len(codecs) == 1:
+        return codecs[0].decode(text if codecs[0].as_text else json.loads(text))
+    return tuple(codec.decode(part) for codec, part in zip(codecs, json.loads(text), strict=True))
+
+
+# --- one codec per type ----------------------------------------------------------------------------------------------
+
+_codecs: weakref.WeakKeyDictionary[Dialect, dict[TypeEngine[Any], Codec]] = weakref.WeakKeyDictionary()
+
+_PORTABLE: Final = DefaultDialect()
+
+
+def codec_of(type_: TypeEngine[Any], dialect: Dialect) -> Codec:
+    """
+    Return the codec of a column type on *dialect*.
+
+    Raises:
+        LookupError: its values can't be written exactly.
+    """
+    cache = _codecs.setdefault(dialect, {})
+    if (codec := cache.get(type_)) is None:
+        codec = cache[type_] = _find_codec(type_, dialect)
+    return codec
+
+
+def is_supported(type_: TypeEngine[Any]) -> bool:
+    """Return whether the values of *type_* can be written exactly; for a type with variants, of all of them."""
+    variants = getattr(type_, "_variant_mapping", {}).values()
+    try:
+        for each in (type_, *variants):
+            _find_codec(each, _PORTABLE)
+    except LookupError:
+        return False
+    return True
+
+
+def _find_codec(type_: TypeEngine[Any], dialect: Dialect) -> Codec:
+    variant = getattr(type_, "_variant_mapping", {}).get(dialect.name)
+    if variant is not None:
+        return _find_codec(variant, dialect)
+    for known, make in _MAKERS:
+        if isinstance(type_, known):
+            return make(type_, dialect)
+    raise LookupError(type_)
+
+
+def _decorated(type_: Any, dialect: Dialect) -> Codec:
+    """The user's own type: what it would send to the database, by the type underneath."""
+    inner = _find_codec(type_.impl_instance, dialect)
+    if any(_overrides(type_, method) for method in _BEYOND_PROCESSING):
+        raise LookupError(type_)
+    # The cache must not keep alive the dialect that is its key. Whoever encodes has a
+    # connection, whoever decodes a session: for them it is there.
+    living = weakref.ref(dialect)
+
+    def encode(value: Any) -> JSONValue:
+        return inner.dump(type_.process_bind_param(value, living()))
+
+    def decode(stored: JSONValue) -> Any:
+        return type_.process_result_value(inner.load(stored), living())
+
+    return Codec(
+        encode if _overrides(type_, "process_bind_param") else inner.dump,
+        decode if _overrides(type_, "process_result_value") else inner.load,
+        as_text=inner.as_text,
+        one_form=False,
+        json=inner.json,
+        sees_null=True,
+    )
+
+
+# A decorator that overrides one of these sends or stores something else than its
+# process_bind_param says: pgcrypto's would leave plaintext in the trail.
+_BEYOND_PROCESSING: Final = ("bind_processor", "result_processor", "bind_expression", "column_expression")
+
+
+def _overrides(type_: Any, method: str) -> bool:
+    return getattr(type(type_), method) is not getattr(TypeDecorator, method)
+
+
+def _refused(type_: Any, dialect: Dialect) -> Codec:
+    raise LookupError(type_)
+
+
+def _boolean(type_: Any, dialect: Dialect) -> Codec:
+    return Codec(bool, bool, as_text=False)
+
+
+def _integer(type_: Any, dialect: Dialect) -> Codec:
+    return Codec(int, int, as_text=False)
+
+
+def _float(type_: Any, dialect: Dialect) -> Codec:
+    def encode(value: Any) -> JSONValue:
+        number = float(value)
+        return number if math.isfinite(number) else str(number)
+
+    python_type = decimal.Decimal if type_.asdecimal else float
+    return Codec(encode, lambda stored: python_type(str(stored)), as_text=False)
+
+
+def _numeric(type_: Any, dialect: Dialect) -> Codec:
+    scale = type_.scale
+    if scale is None and not dialect.supports_native_decimal:
+        scale = type_._effective_decimal_return_scale
+    exponent = None if scale is None else decimal.Decimal(1).scaleb(-scale)
+    as_float = not dialect.supports_native_decimal
+
+    def encode(value: Any) -> JSONValue:
+        if as_float:
+            value = format(float(value), f".{scale}f")
+        number = value if isinstance(value, decimal.Decimal) else decimal.Decimal(str(value))
+        if not number.is_finite():
+            return str(number)
+        if exponent is not None:
+            with decimal.localcontext(prec=decimal.MAX_PREC, rounding=decimal.ROUND_HALF_UP):
+                number = number.quantize(exponent)
+        return format(number, "f")
+
+    python_type = decimal.Decimal if type_.asdecimal else float
+    return Codec(encode, python_type, one_form=scale is not None)
+
+
+def _string(type_: Any, dialect: Dialect) -> Codec:
+    def encode(value: Any) -> JSONValue:
+        # str(member) of a str-and-Enum class is its name, not what is sent.
+        return str.__str__(value) if isinstance(value, str) else str(value)
+
+    return Codec(encode, str)
+
+
+def _enum(type_: Any, dialect: Dialect) -> Codec:
+    # Nothing else says which text a member is written as; dialects' own enum types agree with it.
+    plain: Any = sqltypes.Enum
+    return Codec(plain.bind_processor(type_, _PORTABLE), plain.result_processor(type_, _PORTABLE, None))
+
+
+def _binary(type_: Any, dialect: Dialect) -> Codec:
+    return Codec(lambda value: base64.b64encode(value).decode("ascii"), base64.b64decode)
+
+
+def _datetime(type_: Any, dialect: Dialect) -> Codec:
+    keeps_offset = type_.timezone and dialect.name not in ("sqlite", "mysql", "mariadb")
+
+    def encode(value: Any) -> JSONValue:
+        if value.tzinfo is not None:
+            value = value.astimezone(dt.UTC) if keeps_offset else value.replace(tzinfo=None)
+        return value.isoformat(timespec="microseconds")
+
+    return Codec(encode, dt.datetime.fromisoformat)
+
+
+def _date(type_: Any, dialect: Dialect) -> Codec:
+    return Codec(lambda value: dt.date(value.year, value.month, value.day).isoformat(), dt.date.fromisoformat)
+
+
+def _time(type_: Any, dialect: Dialect) -> Codec:
+    keeps_offset = type_.timezone and dialect.name not in ("sqlite", "mysql", "mariadb")
+
+    def encode(value: Any) -> JSONValue:
+        return (value if keeps_offset else value.replace(tzinfo=None)).isoformat(timespec="microseconds")
+
+    return Codec(encode, dt.time.fromisoformat)
+
+
+def _interval(type_: Any, dialect: Dialect) -> Codec:
+    return Codec(_encode_duration, _decode_duration)
+
+
+def _uuid(type_: Any, dialect: Dialect) -> Codec:
+    python_type = uuid.UUID if type_.as_uuid else str
+    return Codec(lambda value: str(uuid.UUID(str(value))), python_type)
+
+
+def _json(type_: Any, dialect: Dialect) -> Codec:
+    return Codec(_encode_json, _decode_json, as_text=False, json=True)
+
+
+def _array(type_: Any, dialect: Dialect) -> Codec:
+    item = _find_codec(type_.item_type, dialect)
+
+    def encode(value: Any) -> JSONValue:
+        return [encode(each) if isinstance(each, (list, tuple)) else item.dump(each) for each in value]
+
+    def decode(stored: JSONValue) -> Any:
+        kind = tuple if type_.as_tuple else list
+        return kind(decode(each) if isinstance(each, list) and not item.json else item.load(each) for each in stored)
+
+    return Codec(encode, decode, as_text=False, one_form=item.one_form)
+
+
+# The first that fits: subclasses before their bases, refused decorators before TypeDecorator.
+_MAKERS: Final[tuple[tuple[type, Callable[[Any, Dialect], Codec]], ...]] = (
+    (sqltypes.Interval, _interval),
+    (sqltypes.PickleType, _refused),
+    (TypeDecorator, _decorated),
+    (postgresql.INTERVAL, _interval),
+    (sqltypes.Boolean, _boolean),
+    (sqltypes.Integer, _integer),
+    (sqltypes.Float, _float),
+    (sqltypes.Numeric, _numeric),
+    (sqltypes.Enum, _enum),
+    (sqltypes.String, _string),
+    (sqltypes.LargeBinary, _binary),
+    (sqltypes.DateTime, _datetime),
+    (sqltypes.Date, _date),
+    (sqltypes.Time, _time),
+    (sqltypes.Uuid, _uuid),
+    (sqltypes.JSON, _json),
+    (sqltypes.ARRAY, _array),
+)
+
+
+# --- JSON columns ----------------------------------------------------------------------------------------------------
+
+JSON_NULL: Final = sqltypes.JSON.NULL
+"""In place of a value: the JSON value null, which Python, too, calls None."""
+
+
+def _encode_json(value: Any) -> JSONValue:
+    if value is JSON_NULL or value is None:
+        return {"$json": None}
+    # A document of the user's that looks like one of our marks is wrapped.
+    if isinstance(value, dict) and any(str(key).startswith("$") for key in value):
+        return {"$json": value}
+    return value
+
+
+def _decode_json(stored: JSONValue) -> Any:
+    if isinstance(stored, dict) and stored.keys() == {"$json"}:
+        return stored["$json"]
+    return stored
+
+
+# --- durations, ISO 8601 ---------------------------------------------------------------------------------------------
+
+_DURATION: Final = re.compile(r"(-?)P(\d+)DT(\d+)\.(\d{6})S")
+
+
+def _encode_duration(value: dt.timedelta) -> str:
+    sign = "-" if value < dt.timedelta(0) else ""
+    size = abs(value)
+    return f"{sign}P{size.days}DT{size.seconds}.{size.microseconds:06}S"
+
+
+def _decode_duration(stored: str) -> dt.timedelta:
+    match = _DURATION.fullmatch(stored)
+    if match is None:
+        raise ValueError(stored)
+    sign, days, seconds, microseconds = match.groups()
+    size = dt.timedelta(days=int(days), seconds=int(seconds), microseconds=int(microseconds))
+    return -size if sign else size

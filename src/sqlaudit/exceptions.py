@@ -1,0 +1,142 @@
+"""
+Every error that sqlaudit raises.
+
+::
+
+    SQLAuditError
+    ├── ConfigurationError (ValueError)     SQLAuditConfig, set_config, register_hooks
+    ├── TrackingError (ValueError)          track_table, track: what is declared
+    │   ├── UnknownFieldError
+    │   ├── UnsupportedTypeError
+    │   └── UntrackedError (LookupError)
+    ├── ContextError (ValueError)           who and why
+    │   ├── ActorRequiredError
+    │   └── ActorCallbackError
+    ├── CaptureError (RuntimeError)         a change that can't be recorded
+    │   ├── UncapturedStatementError
+    │   └── TrailMissingError
+    └── RetrievalError (ValueError)         the arguments of a question
+"""
+
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
+
+__all__ = [
+    "ActorCallbackError",
+    "ActorRequiredError",
+    "CaptureError",
+    "ConfigurationError",
+    "ContextError",
+    "RetrievalError",
+    "SQLAuditConfigError",
+    "SQLAuditError",
+    "TrackingError",
+    "TrailMissingError",
+    "UncapturedStatementError",
+    "UnknownFieldError",
+    "UnsupportedTypeError",
+    "UntrackedError",
+]
+
+
+class SQLAuditError(Exception):
+    """The root of all errors of sqlaudit."""
+
+
+class ConfigurationError(SQLAuditError, ValueError):
+    """The configuration is missing or can't work."""
+
+
+SQLAuditConfigError = ConfigurationError
+"""The name that the SQLAudit library gives to `ConfigurationError`."""
+
+
+class TrackingError(SQLAuditError, ValueError):
+    """A declaration of what is audited can't work."""
+
+
+class UnknownFieldError(TrackingError):
+    """A field was named that the model doesn't have."""
+
+    def __init__(self, owner: str, argument: str, unknown: Iterable[str], known: Iterable[str]) -> None:
+        self.owner = owner
+        self.unknown = sorted(unknown)
+        self.known = sorted(known)
+        close = [match for name in self.unknown for match in get_close_matches(name, self.known, 1)]
+        hint = f" (did you mean {', '.join(close)}?)" if close else ""
+        super().__init__(
+            f"{argument} names {', '.join(map(repr, self.unknown))}, which {owner} doesn't have{hint}; "
+            f"its fields are {', '.join(self.known)}."
+        )
+
+
+class UnsupportedTypeError(TrackingError):
+    """A column has a type whose values the trail can't hold exactly."""
+
+    def __init__(self, column: str, type_: str) -> None:
+        self.column = column
+        self.type = type_
+        super().__init__(
+            f"{column} is of type {type_}, whose values can't be stored exactly in the trail; leave it out "
+            f"with exclude_fields, withhold its values with masked_fields, or wrap the type in a "
+            f"TypeDecorator whose process_bind_param gives a plain value."
+        )
+
+
+class UntrackedError(TrackingError, LookupError):
+    """Something was asked about a model that isn't tracked."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"{name} is not tracked; decorate it with @track_table().")
+
+
+class ContextError(SQLAuditError, ValueError):
+    """An actor, reason or fact can't be stored."""
+
+
+class ActorRequiredError(ContextError):
+    """A change has no actor, and the configuration requires one."""
+
+    def __init__(self, resource_types: Collection[str]) -> None:
+        self.resource_types = tuple(sorted(resource_types))
+        super().__init__(
+            f"A change of {', '.join(self.resource_types)} has no actor and require_user=True; flush within "
+            f"audit_context(user_id=...), bind one with bind_audit_context(session, user_id=...), or let "
+            f"get_user_id_callback return it."
+        )
+
+
+class ActorCallbackError(ContextError):
+    """The callback that names the actor failed, so the change fails too."""
+
+
+class CaptureError(SQLAuditError, RuntimeError):
+    """A change can't be recorded, and therefore isn't made."""
+
+
+class UncapturedStatementError(CaptureError):
+    """A statement would change tracked rows without a trail."""
+
+    def __init__(self, statement: str, table: str, remedy: str) -> None:
+        self.statement = statement
+        self.table = table
+        super().__init__(
+            f"{statement} of the tracked table {table} would leave no trail, so it was not sent; {remedy}, or say "
+            f"that it shall not be audited with execution_options(sqlaudit=False)."
+        )
+
+
+class TrailMissingError(CaptureError):
+    """The table that holds the trail isn't in the database."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+        super().__init__(
+            f"The trail's table {table} isn't in the database; create it with "
+            f"`await create_audit_tables(engine)`, or give sqlaudit's metadata to Alembic."
+        )
+
+
+class RetrievalError(SQLAuditError, ValueError):
+    """A question to the trail can't be answered as it was put."""

@@ -1,0 +1,212 @@
+"""The only writer of the trail: one INSERT for the changes of a flush, with the actor of that moment."""
+
+import datetime as dt
+import os
+import time
+import uuid
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from inspect import isawaitable, iscoroutine, iscoroutinefunction
+from typing import Any, Final
+
+from sqlalchemy import AdaptedConnection, Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.sql.functions import FunctionElement
+
+from sqlaudit.capture.rows import RowChange
+from sqlaudit.config import SQLAuditConfig, UserIdCallback
+from sqlaudit.context import AuditContext, context_of, get_audit_context
+from sqlaudit.exceptions import ActorCallbackError, ActorRequiredError, CaptureError, TrailMissingError
+from sqlaudit.tables import UTCDateTime, change_table
+from sqlaudit.types import UserIdType
+
+_TRANSACTION_KEY: Final = "sqlaudit.transaction"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditTransaction:
+    """What is known of a session's root transaction from its first statement on."""
+
+    root: weakref.ref[SessionTransaction]
+    id: uuid.UUID
+    began_with: AuditContext
+
+
+def transaction_of(session: Session) -> AuditTransaction:
+    """Return the audit transaction of *session*'s root transaction: one, across flushes and savepoints."""
+    root = session.get_transaction()
+    known: AuditTransaction | None = session.info.get(_TRANSACTION_KEY)
+    if known is None or root is None or known.root() is not root:
+        if root is None:
+            raise CaptureError("The session is in no transaction, so there is nothing that a change could be part of.")
+        known = AuditTransaction(weakref.ref(root), _uuid7(), get_audit_context())
+        session.info[_TRANSACTION_KEY] = known
+    return known
+
+
+def record(session: Session, connection: Connection, changes: Sequence[RowChange], config: SQLAuditConfig) -> None:
+    """
+    Write *changes*, in their order, on the connection that made them.
+
+    Raises:
+        ActorRequiredError: nobody is known to have made them, and the configuration requires somebody.
+        ActorCallbackError: the callback that should know failed.
+        CaptureError: the connection commits every statement by itself.
+        TrailMissingError: the trail's table isn't in the database.
+    """
+    refuse_autocommit(connection)
+    transaction = transaction_of(session)
+    context = acting_context(session, connection, config)
+    user_ids = [context.user_id if context.user_id is not None else change.user_id for change in changes]
+    if config.require_user and None in user_ids:
+        raise ActorRequiredError(
+            {change.resource_type for change, user_id in zip(changes, user_ids, strict=True) if user_id is None}
+        )
+    shared: dict[str, Any] = {
+        "transaction_id": transaction.id,
+        "impersonated_by": None if context.impersonated_by is None else str(context.impersonated_by),
+        "reason": context.reason,
+        "context": dict(context.facts) or None,
+    }
+    insert = change_table.insert()
+    if connection.dialect.name == "sqlite":
+        # SQLite's own clock knows milliseconds at best.
+        shared["recorded_at"] = dt.datetime.now(dt.UTC)
+    else:
+        insert = insert.values(recorded_at=_StatementTime())
+    rows = [
+        {
+            **shared,
+            "operation": change.operation.value,
+            "resource_type": change.resource_type,
+            "resource_id": change.resource_id,
+            "changed_by": None if user_id is None else str(user_id),
+            "old_values": change.old_values,
+            "new_values": change.new_values,
+        }
+        for change, user_id in zip(changes, user_ids, strict=True)
+    ]
+    try:
+        connection.execute(insert, rows)
+    except DBAPIError as error:
+        if _is_missing_table(error):
+            raise TrailMissingError(change_table.fullname) from error
+        raise
+
+
+def refuse_anonymous(session: Session, connection: Connection, config: SQLAuditConfig, resource_type: str) -> None:
+    """
+    Refuse a change that nobody is known to make.
+
+    Raises:
+        ActorRequiredError: no context and no callback names a user.
+        ActorCallbackError: the callback that should know failed.
+    """
+    if acting_context(session, connection, config).user_id is None:
+        raise ActorRequiredError({resource_type})
+
+
+def acting_context(session: Session, connection: Connection, config: SQLAuditConfig) -> AuditContext:
+    """
+    Return who acts at this moment, and why; the callback is asked when nobody else knows.
+
+    Raises:
+        ActorCallbackError: the callback failed, gave no id, or is asynchronous on a synchronous connection.
+    """
+    context = context_of(session, transaction_of(session).began_with)
+    if context.user_id is not None or config.get_user_id_callback is None:
+        return context
+    user_id = _ask(config.get_user_id_callback, connection)
+    return AuditContext(user_id=user_id).under(context)
+
+
+def refuse_autocommit(connection: Connection) -> None:
+    """
+    Refuse a connection on which a change and its trail wouldn't be committed together.
+
+    Raises:
+        CaptureError: its isolation level is AUTOCOMMIT.
+    """
+    level = connection.get_execution_options().get(
+        "isolation_level", getattr(connection.dialect, "_on_connect_isolation_level", None)
+    )
+    if level == "AUTOCOMMIT":
+        raise CaptureError(
+            "The connection is in AUTOCOMMIT mode, where a change and its trail can't be committed together; use "
+            "another isolation level for sessions that write tracked models."
+        )
+
+
+def _ask(callback: UserIdCallback, connection: Connection) -> UserIdType | None:
+    dbapi_connection = connection.connection.dbapi_connection
+    can_await = isinstance(dbapi_connection, AdaptedConnection)
+    if iscoroutinefunction(callback) and not can_await:
+        raise _async_callback()
+    try:
+        answer: Any = callback()
+        if isawaitable(answer):
+            if not isinstance(dbapi_connection, AdaptedConnection):
+                if iscoroutine(answer):
+                    answer.close()
+                raise _async_callback()
+            # The documented way to await within an event handler; the driver's connection isn't used.
+            awaited = answer
+            answer = dbapi_connection.run_async(lambda _: awaited)
+        return AuditContext(user_id=answer).user_id
+    except ActorCallbackError:
+        raise
+    except Exception as error:
+        raise ActorCallbackError(
+            f"get_user_id_callback failed with {type(error).__name__}: {error}; the change was not made, because "
+            f"nobody could be named. Let it return None for nobody."
+        ) from error
+
+
+def _async_callback() -> ActorCallbackError:
+    return ActorCallbackError(
+        "get_user_id_callback is asynchronous, and this is a plain Session, which can't await it; use an AsyncSession, "
+        "a synchronous callback, or audit_context(user_id=...)."
+    )
+
+
+class _StatementTime(FunctionElement[dt.datetime]):
+    """The database's clock when the statement runs; not when its transaction began."""
+
+    type = UTCDateTime()
+    inherit_cache = True
+
+
+@compiles(_StatementTime, "postgresql")
+def _(element: Any, compiler: Any, **_: Any) -> str:
+    return "clock_timestamp()"
+
+
+@compiles(_StatementTime, "mysql", "mariadb")
+def _(element: Any, compiler: Any, **_: Any) -> str:
+    return "UTC_TIMESTAMP(6)"
+
+
+def _is_missing_table(error: DBAPIError) -> bool:
+    # PostgreSQL's SQLSTATE, MySQL's error number, SQLite's words.
+    original: Any = error.orig
+    return (
+        getattr(original, "sqlstate", None) == "42P01"
+        or getattr(original, "args", ())[:1] == (1146,)
+        or f"no such table: {change_table.name}" in str(original)
+    )
+
+
+def _uuid7() -> uuid.UUID:
+    """Return a UUID that grows with time (RFC 9562, section 5.7)."""
+    milliseconds = time.time_ns() // 1_000_000
+    random = int.from_bytes(os.urandom(10), "big")
+    return uuid.UUID(
+        int=(milliseconds & 0xFFFF_FFFF_FFFF) << 80
+        | 0x7 << 76
+        | (random >> 62 & 0xFFF) << 64
+        | 0b10 << 62
+        | (random & 0x3FFF_FFFF_FFFF_FFFF)
+    )

@@ -1,0 +1,276 @@
+"""What is audited: declared on a class or table, resolved to a `Tracking` on `Table.info`."""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
+
+from sqlalchemy import Column, Table
+from sqlalchemy.orm import ColumnProperty, CompositeProperty, Mapper, SynonymProperty
+
+from sqlaudit.codec import is_supported
+from sqlaudit.exceptions import TrackingError, UnknownFieldError, UnsupportedTypeError
+
+__all__ = ["Declaration", "Tracking", "declaration_of", "tracked_tables", "tracking_of"]
+
+_TABLE_KEY: Final = "sqlaudit"
+_CLASS_ATTRIBUTE: Final = "__sqlaudit_declaration__"
+
+_Fields: TypeAlias = dict[str, tuple[Column[Any], ...]]
+"""The columns that a declaration may name, by the name it uses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """What the user said shall be audited, in attribute names; not checked against a model yet."""
+
+    tracked_fields: tuple[str, ...] | None = None
+    exclude_fields: tuple[str, ...] = ()
+    masked_fields: tuple[str, ...] = ()
+    table_label: str | None = None
+    resource_id_field: str | None = None
+    user_id_field: str | None = None
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        tracked_fields: Collection[str] | None,
+        exclude_fields: Collection[str],
+        masked_fields: Collection[str],
+        table_label: str | None,
+        resource_id_field: str | None,
+        user_id_field: str | None,
+    ) -> "Declaration":
+        """
+        Return the declaration of these arguments.
+
+        Raises:
+            TrackingError: one has a wrong type, or two contradict each other.
+        """
+        for argument, value in (
+            ("table_label", table_label),
+            ("resource_id_field", resource_id_field),
+            ("user_id_field", user_id_field),
+        ):
+            if value is not None and (not isinstance(value, str) or not value):
+                raise TrackingError(f"{argument} is {value!r}; expected a name or None.")
+        if tracked_fields is not None and not tracked_fields:
+            raise TrackingError("tracked_fields is empty; name at least one field, or None for all of them.")
+        contradiction = set(exclude_fields) & {*(tracked_fields or ()), *masked_fields}
+        if contradiction:
+            raise TrackingError(
+                f"exclude_fields and tracked_fields or masked_fields both name "
+                f"{', '.join(map(repr, sorted(contradiction)))}; a field is audited or it isn't."
+            )
+        return cls(
+            tracked_fields=None if tracked_fields is None else _names("tracked_fields", tracked_fields),
+            exclude_fields=_names("exclude_fields", exclude_fields),
+            masked_fields=_names("masked_fields", masked_fields),
+            table_label=table_label,
+            resource_id_field=resource_id_field,
+            user_id_field=user_id_field,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tracking:
+    """What is audited of one table, in column keys."""
+
+    label: str
+    """The `resource_type` of its changes."""
+    fields: tuple[str, ...]
+    """The audited columns, in the order of the table."""
+    recorded: tuple[str, ...]
+    """The audited columns and the primary key, in the order of the table."""
+    masked: frozenset[str]
+    """Those of *fields* whose values are withheld."""
+    resource_key: tuple[str, ...]
+    """The columns that make the resource id: the primary key, unless the user named another."""
+    user_key: str | None
+    """The column that holds the actor when nobody else knows one."""
+
+    @property
+    def key_columns(self) -> frozenset[str]:
+        """The columns that say which resource a change is of, and who made it."""
+        return frozenset(self.resource_key if self.user_key is None else (*self.resource_key, self.user_key))
+
+
+def tracking_of(table: Any) -> Tracking | None:
+    """Return what is audited of *table*; None for nothing, or for something that is no table."""
+    return table.info.get(_TABLE_KEY) if isinstance(table, Table) else None
+
+
+def tracked_tables(mapper: Mapper[Any]) -> Iterator[tuple[Table, Tracking]]:
+    """Yield the audited tables that the rows of *mapper* are in, base tables first."""
+    for table in mapper.tables:
+        if isinstance(table, Table) and (tracking := tracking_of(table)) is not None:
+            yield table, tracking
+
+
+# --- declaring -------------------------------------------------------------------------------------------------------
+
+
+def declare_class(cls: type, declaration: Declaration) -> None:
+    """
+    Remember *declaration* on a class; its subclasses inherit it.
+
+    Raises:
+        TrackingError: the class has one already.
+    """
+    if _CLASS_ATTRIBUTE in vars(cls):
+        raise TrackingError(f"{cls.__name__} is tracked already; decorate it with @track_table() once.")
+    setattr(cls, _CLASS_ATTRIBUTE, declaration)
+
+
+def declaration_of(cls: type) -> Declaration | None:
+    """Return the declaration of a class, its own or inherited."""
+    return getattr(cls, _CLASS_ATTRIBUTE, None)
+
+
+def resolve_mapper(mapper: Mapper[Any]) -> None:
+    """
+    Resolve the declaration that *mapper*'s class has, if any, for each of its tables.
+
+    Raises:
+        UnknownFieldError: it names a field that the model doesn't have.
+        UnsupportedTypeError: the values of a column can't be stored exactly.
+        TrackingError: a label is taken, or a table has no primary key.
+    """
+    declaration = declaration_of(mapper.class_)
+    if declaration is None:
+        return
+    fields = _attribute_columns(mapper)
+    chosen = _choose(declaration, fields, f"the model {mapper.class_.__name__}")
+    for table in mapper.tables:
+        if isinstance(table, Table):
+            _resolve(table, _owner_label(mapper, table), chosen)
+
+
+def resolve_table(table: Table, declaration: Declaration) -> None:
+    """
+    Resolve *declaration*, which speaks of column keys, for a Core table.
+
+    Raises:
+        UnknownFieldError: it names a column that the table doesn't have.
+        UnsupportedTypeError: the values of a column can't be stored exactly.
+        TrackingError: the label is taken, or the table has no primary key.
+    """
+    fields: _Fields = {key: (column,) for key, column in table.columns.items()}
+    chosen = _choose(declaration, fields, f"the table {table.fullname}")
+    _resolve(table, declaration.table_label or table.name, chosen)
+
+
+# --- resolving -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The columns that a declaration is about."""
+
+    fields: frozenset[Column[Any]]
+    masked: frozenset[Column[Any]]
+    resource_key: tuple[Column[Any], ...]
+    user_key: tuple[Column[Any], ...]
+
+
+def _attribute_columns(mapper: Mapper[Any]) -> _Fields:
+    """Return the names that a declaration may use for the columns of *mapper*'s tables."""
+    tables = set(mapper.tables)
+    columns: _Fields = {}
+    for attribute in mapper.attrs:
+        named: Iterable[Any] = ()
+        if isinstance(attribute, (ColumnProperty, CompositeProperty)):
+            named = attribute.columns
+        elif isinstance(attribute, SynonymProperty):
+            target = mapper.attrs.get(attribute.name)
+            named = target.columns if isinstance(target, ColumnProperty) else ()
+        # A column_property() of an SQL expression is computed, not stored.
+        stored = tuple(column for column in named if isinstance(column, Column) and column.table in tables)
+        if stored:
+            columns[attribute.key] = stored
+    return columns
+
+
+def _choose(declaration: Declaration, fields: _Fields, owner: str) -> _Chosen:
+    def columns_of(argument: str, names: Iterable[str]) -> frozenset[Column[Any]]:
+        unknown = [name for name in names if name not in fields]
+        if unknown:
+            raise UnknownFieldError(owner, argument, unknown, fields)
+        return frozenset(column for name in names for column in fields[name])
+
+    named = fields if declaration.tracked_fields is None else declaration.tracked_fields
+    excluded = columns_of("exclude_fields", declaration.exclude_fields)
+    masked = columns_of("masked_fields", declaration.masked_fields)
+    resource_id_field, user_id_field = declaration.resource_id_field, declaration.user_id_field
+    if resource_id_field is not None:
+        columns_of("resource_id_field", [resource_id_field])
+    if user_id_field is not None:
+        columns_of("user_id_field", [user_id_field])
+    return _Chosen(
+        fields=(columns_of("tracked_fields", named) | masked) - excluded,
+        masked=masked,
+        resource_key=fields[resource_id_field] if resource_id_field is not None else (),
+        user_key=fields[user_id_field] if user_id_field is not None else (),
+    )
+
+
+def _resolve(table: Table, label: str, chosen: _Chosen) -> None:
+    earlier = tracking_of(table)
+    fields = {column.key for column in chosen.fields if column.table is table}
+    masked = {column.key for column in chosen.masked if column.table is table}
+    if earlier is not None:
+        # Another class of the same table, or the same class under more columns: both hold.
+        fields, masked = fields | {*earlier.fields}, masked | earlier.masked
+    if not fields:
+        return
+    primary_key = tuple(column.key for column in table.primary_key)
+    if not primary_key:
+        raise TrackingError(f"The table {table.fullname} has no primary key; its rows can't be told apart in a trail.")
+    resource_key = tuple(column.key for column in chosen.resource_key if column.table is table)
+    if not resource_key:
+        resource_key = earlier.resource_key if earlier is not None else primary_key
+    hidden = masked & {*primary_key, *resource_key}
+    if hidden:
+        raise TrackingError(
+            f"masked_fields names {', '.join(map(repr, sorted(hidden)))} of {table.fullname}, which is its key; "
+            f"the resource id of every change would show it."
+        )
+    user_key = next((column.key for column in chosen.user_key if column.table is table), None)
+    recorded = {*fields, *primary_key}
+    for key in {*recorded, *resource_key} - masked:
+        if not is_supported(table.columns[key].type):
+            raise UnsupportedTypeError(f"{table.fullname}.{key}", repr(table.columns[key].type))
+    tracking = Tracking(
+        label=label,
+        fields=tuple(key for key in table.columns.keys() if key in fields),
+        recorded=tuple(key for key in table.columns.keys() if key in recorded),
+        masked=frozenset(masked),
+        resource_key=resource_key,
+        user_key=user_key if user_key is not None or earlier is None else earlier.user_key,
+    )
+    _refuse_taken_label(table, label)
+    table.info[_TABLE_KEY] = tracking if earlier is None else replace(tracking, label=earlier.label)
+
+
+def _owner_label(mapper: Mapper[Any], table: Table) -> str:
+    """Return the label of the class that owns *table*: of the first in the hierarchy that is mapped to it."""
+    owners = [each.class_ for each in mapper.iterate_to_root() if each.local_table is table]
+    owner = owners[-1] if owners else mapper.class_
+    own: Declaration | None = vars(owner).get(_CLASS_ATTRIBUTE)
+    return own.table_label if own is not None and own.table_label else owner.__name__
+
+
+def _refuse_taken_label(table: Table, label: str) -> None:
+    for other in table.metadata.tables.values():
+        tracking = tracking_of(other)
+        if other is not table and tracking is not None and tracking.label == label:
+            raise TrackingError(
+                f"The tables {other.fullname} and {table.fullname} both have the label {label!r}; give one of them "
+                f"another with table_label=."
+            )
+
+
+def _names(argument: str, names: Collection[str]) -> tuple[str, ...]:
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TrackingError(f"{argument} is {names!r}; expected a list of field names.")
+    return tuple(dict.fromkeys(names))

@@ -57,8 +57,8 @@ def run(
         opened = _open(factory)
         if isinstance(opened, AbstractAsyncContextManager):
             return _run_in_async(operation, opened)
-        with opened as session:
-            return operation(session)
+        with opened as own:
+            return operation(own)
     if isinstance(session, (AsyncSession, async_scoped_session)):
         return session.run_sync(operation)
     return operation(_checked(session))
@@ -81,8 +81,8 @@ def run_sync(operation: Callable[[Session], Result], session: Session | None, fa
         raise RetrievalError(
             "session_factory makes an AsyncSession; await the function without _sync in its name, or give a Session."
         )
-    with opened as session:
-        return operation(session)
+    with opened as own:
+        return operation(own)
 
 
 async def _run_in_async(

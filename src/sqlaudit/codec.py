@@ -215,7 +215,7 @@ def _float(type_: Any, dialect: Dialect) -> Codec:
 def _numeric(type_: Any, dialect: Dialect) -> Codec:
     scale = type_.scale
     if scale is None and not dialect.supports_native_decimal:
-        scale = type_._effective_decimal_return_scale
+        scale = type_._effective_decimal_return_scale  # noqa: SLF001 (what SQLAlchemy rounds to, unsaid elsewhere)
     exponent = None if scale is None else decimal.Decimal(1).scaleb(-scale)
     as_float = not dialect.supports_native_decimal
 

@@ -5,7 +5,7 @@ import os
 import time
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from inspect import isawaitable, iscoroutine, iscoroutinefunction
 from typing import Any, Final
@@ -47,9 +47,11 @@ def transaction_of(session: Session) -> AuditTransaction:
     return known
 
 
-def record(session: Session, connection: Connection, changes: Sequence[RowChange], config: SQLAuditConfig) -> None:
+def record(
+    session: Session, connection: Connection, batches: Iterable[Sequence[RowChange]], config: SQLAuditConfig
+) -> None:
     """
-    Write *changes*, in their order, on the connection that made them.
+    Write changes, in their order, on the connection that made them: one INSERT per batch.
 
     Raises:
         ActorRequiredError: nobody is known to have made them, and the configuration requires somebody.
@@ -57,16 +59,30 @@ def record(session: Session, connection: Connection, changes: Sequence[RowChange
         CaptureError: the connection commits every statement by itself.
         TrailMissingError: the trail's table isn't in the database.
     """
-    refuse_autocommit(connection)
-    transaction = transaction_of(session)
-    context = acting_context(session, connection, config)
+    context: AuditContext | None = None
+    for changes in batches:
+        if not changes:
+            continue
+        if context is None:
+            refuse_autocommit(connection)
+            context = acting_context(session, connection, config)
+        _write(connection, transaction_of(session).id, context, changes, config)
+
+
+def _write(
+    connection: Connection,
+    transaction_id: uuid.UUID,
+    context: AuditContext,
+    changes: Sequence[RowChange],
+    config: SQLAuditConfig,
+) -> None:
     user_ids = [context.user_id if context.user_id is not None else change.user_id for change in changes]
     if config.require_user and None in user_ids:
         raise ActorRequiredError(
             {change.resource_type for change, user_id in zip(changes, user_ids, strict=True) if user_id is None}
         )
     shared: dict[str, Any] = {
-        "transaction_id": transaction.id,
+        "transaction_id": transaction_id,
         "impersonated_by": None if context.impersonated_by is None else str(context.impersonated_by),
         "reason": context.reason,
         "context": dict(context.facts) or None,

@@ -69,7 +69,7 @@ def after_flush(session: Session, context: UOWTransaction) -> None:
     if flush is None or not flush.done:
         return
     for connection, changes in changes_of(flush).items():
-        record(session, connection, changes, config_of(session))
+        record(session, connection, [changes], config_of(session))
 
 
 def after_soft_rollback(session: Session, previous: SessionTransaction) -> None:

@@ -1,10 +1,11 @@
 """The images of a row before and after a write, and the changes that they tell. No session in here."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from itertools import islice
+from typing import Any, Final, TypeAlias, TypeVar
 
-from sqlalchemy import Connection, Dialect, Table, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Dialect, FromClause, Row, Select, Table, select, tuple_
 
 from sqlaudit.codec import JSON_NULL, MASK, Codec, JSONValue, codec_of, key_text
 from sqlaudit.tracking import Tracking
@@ -14,6 +15,8 @@ Image: TypeAlias = dict[str, JSONValue]
 """The encoded values of a row by column key. A key that is missing: nobody knows, or nobody asked."""
 
 ROWS_PER_SELECT: Final = 1000
+
+Item = TypeVar("Item")
 
 # A masked column's values are compared, never stored: any type will do.
 _OPAQUE: Final = Codec(lambda value: value, lambda stored: stored)
@@ -101,38 +104,68 @@ def audited_table(table: Table, tracking: Tracking, dialect: Dialect) -> Audited
     return AuditedTable(table, tracking, codecs, tuple(column.key for column in table.primary_key))
 
 
-def read_images(
-    connection: Connection, audited: AuditedTable, keys: Collection[str], rows: Collection[tuple[Any, ...]]
-) -> dict[str, Image]:
-    """
-    Return the columns *keys* of the rows with these primary keys, by `AuditedTable.row_key`.
+@dataclass(frozen=True, slots=True)
+class ImageQuery:
+    """A SELECT of rows' primary keys and images, without a criterion yet."""
 
-    Reads with Core: no object is loaded, expired or refreshed. The rows are
+    audited: AuditedTable
+    select: Select[Any]
+    primary_key: tuple[ColumnElement[Any], ...]
+    _wanted: tuple[str, ...]
+    _ambiguous: tuple[str, ...]
+
+    def decode(self, row: Row[Any]) -> tuple[tuple[Any, ...], Image]:
+        """Return the primary key and the image of a row that was selected."""
+        width = len(self.primary_key)
+        key, rest = tuple(row[:width]), row[width:]
+        values = dict(zip(self._wanted, rest, strict=False))
+        for name, is_null in zip(self._ambiguous, rest[len(self._wanted) :], strict=True):
+            if values[name] is None and not is_null:
+                values[name] = JSON_NULL
+        return key, {name: self.audited.codecs[name].dump(value) for name, value in values.items()}
+
+
+def select_images(
+    audited: AuditedTable, keys: Collection[str] | None = None, target: FromClause | None = None
+) -> ImageQuery:
+    """
+    Return the query for the columns *keys*, all that are audited if not given, of a table, or of its alias *target*.
+
+    It reads with Core: no object is loaded, expired or refreshed. The rows are
     locked as an UPDATE would, so that what was read is what will be changed.
     """
-    columns = audited.table.columns
-    primary_key = [columns[key] for key in audited.primary_key]
-    wanted = [key for key in columns.keys() if key in keys]
+    source = audited.table if target is None else target
+    columns = source.columns
+    primary_key = tuple(columns[key] for key in audited.primary_key)
+    wanted = tuple(key for key in audited.table.columns.keys() if key in (audited.codecs if keys is None else keys))
     # Python reads the SQL NULL and the JSON value null both as None: ask which it is.
-    ambiguous = [key for key in wanted if audited.codecs[key].json and not audited.codecs[key].sees_null]
-    query = select(
-        *primary_key, *(columns[key] for key in wanted), *(columns[key].is_(None) for key in ambiguous)
-    ).with_for_update(key_share=True)
+    ambiguous = tuple(key for key in wanted if audited.codecs[key].json and not audited.codecs[key].sees_null)
+    query = select(*primary_key, *(columns[key] for key in wanted), *(columns[key].is_(None) for key in ambiguous))
+    return ImageQuery(audited, query.with_for_update(key_share=True, of=source), primary_key, wanted, ambiguous)
 
+
+def among(columns: Sequence[ColumnElement[Any]], rows: Sequence[tuple[Any, ...]]) -> ColumnElement[bool]:
+    """Return the criterion that *columns* have the values of one of *rows*."""
+    if len(columns) == 1:
+        return columns[0].in_([value for (value,) in rows])
+    return tuple_(*columns).in_(rows)
+
+
+def read_images(
+    connection: Connection, audited: AuditedTable, keys: Collection[str] | None, rows: Collection[tuple[Any, ...]]
+) -> dict[str, Image]:
+    """Return the columns *keys* of the rows with these primary keys, by `AuditedTable.row_key`."""
+    query = select_images(audited, keys)
     images: dict[str, Image] = {}
-    ordered = list(rows)
-    for start in range(0, len(ordered), ROWS_PER_SELECT):
-        chunk = ordered[start : start + ROWS_PER_SELECT]
-        criterion = (
-            primary_key[0].in_([key for (key,) in chunk]) if len(primary_key) == 1 else tuple_(*primary_key).in_(chunk)
-        )
-        for row in connection.execute(query.where(criterion)):
-            key_values, rest = tuple(row[: len(primary_key)]), row[len(primary_key) :]
-            values = dict(zip(wanted, rest, strict=False))
-            for key, is_null in zip(ambiguous, rest[len(wanted) :], strict=True):
-                if values[key] is None and not is_null:
-                    values[key] = JSON_NULL
-            images[audited.row_key(key_values)] = {
-                key: audited.codecs[key].dump(value) for key, value in values.items()
-            }
+    for chunk in batched(rows, ROWS_PER_SELECT):
+        for row in connection.execute(query.select.where(among(query.primary_key, chunk))):
+            key, image = query.decode(row)
+            images[audited.row_key(key)] = image
     return images
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield *items* in lists of at most *size*."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

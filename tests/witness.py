@@ -54,8 +54,7 @@ def _triggers(connection: Connection, table: Table, log: Table) -> list[str]:
             )
         else:
             statements.append(
-                f"CREATE FUNCTION {trigger}() RETURNS trigger LANGUAGE plpgsql AS "
-                f"$$ BEGIN {insert} RETURN NULL; END $$"
+                f"CREATE FUNCTION {trigger}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {insert} RETURN NULL; END $$"
             )
             statements.append(
                 f"CREATE TRIGGER {trigger} AFTER {operation} ON {quote(table.name)} "
@@ -96,5 +95,3 @@ def told(changes: Sequence[FieldChange]) -> Story:
             last = change.change_id
         story[-1][1][change.field_name] = (change.old_value, change.new_value)
     return story
-
-

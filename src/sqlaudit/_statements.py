@@ -3,7 +3,6 @@
 import datetime as dt
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Dialect, Row, Select, String, Table, and_, false, literal, or_, select
@@ -191,7 +190,7 @@ def field_changes(
                 changed_by=user_id_value(user_codec, row.changed_by),
                 impersonated_by=user_id_value(user_codec, row.impersonated_by),
                 reason=row.reason,
-                context=MappingProxyType(row.context or {}),
+                context=row.context or {},
             )
 
 

@@ -47,6 +47,8 @@ class SQLAuditConfig:
     """The zone of the timestamps that retrieval returns, and of the naive datetimes it is given."""
     require_user: bool = False
     """Refuse changes that nobody is known to have made."""
+    warn_uncaptured: bool = False
+    """Let statements that can't be captured pass with an `UncapturedStatementWarning`; they are refused otherwise."""
     zone: dt.tzinfo = field(init=False, repr=False, compare=False)
     """*time_zone*, resolved."""
 

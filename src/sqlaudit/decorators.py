@@ -11,6 +11,8 @@ from sqlaudit.exceptions import TrackingError
 from sqlaudit.tables import create_trail_with
 from sqlaudit.tracking import (
     Declaration,
+    await_configuration,
+    declaration_of,
     declare_class,
     resolve_mapper,
     resolve_table,
@@ -73,6 +75,8 @@ def track_table(
         for each in mapper.self_and_descendants if mapper is not None else ():
             if each.configured:
                 _on_mapper_configured(each, each.class_)
+            else:
+                await_configuration(each)
         return cls
 
     return declare
@@ -114,6 +118,13 @@ def track(
     )
     create_trail_with(table.metadata)
     return table
+
+
+@event.listens_for(Mapper, "after_mapper_constructed")
+def _on_mapper_constructed(mapper: Mapper[Any], cls: type) -> None:
+    """Runs once for every mapper, when its class is defined; a subclass inherits its declaration then."""
+    if declaration_of(cls) is not None:
+        await_configuration(mapper)
 
 
 @event.listens_for(Mapper, "mapper_configured")

@@ -16,6 +16,8 @@ Every error that sqlaudit raises.
     │   ├── UncapturedStatementError
     │   └── TrailMissingError
     └── RetrievalError (ValueError)         the arguments of a question
+
+    UncapturedStatementWarning (UserWarning)  instead of the error, with warn_uncaptured=True
 """
 
 from collections.abc import Collection, Iterable
@@ -33,6 +35,7 @@ __all__ = [
     "TrackingError",
     "TrailMissingError",
     "UncapturedStatementError",
+    "UncapturedStatementWarning",
     "UnknownFieldError",
     "UnsupportedTypeError",
     "UntrackedError",
@@ -125,6 +128,10 @@ class UncapturedStatementError(CaptureError):
             f"{statement} of the tracked table {table} would leave no trail, so it was not sent; {remedy}, or say "
             f"that it shall not be audited with execution_options(sqlaudit=False)."
         )
+
+
+class UncapturedStatementWarning(UserWarning):
+    """A statement changed tracked rows without a trail, and the configuration lets it."""
 
 
 class TrailMissingError(CaptureError):

@@ -3,9 +3,11 @@
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
+from weakref import WeakSet
 
 from sqlalchemy import Column, Table
 from sqlalchemy.orm import ColumnProperty, CompositeProperty, Mapper, SynonymProperty
+from sqlalchemy.types import NullType
 
 from sqlaudit.codec import is_supported
 from sqlaudit.exceptions import TrackingError, UnknownFieldError, UnsupportedTypeError
@@ -14,6 +16,9 @@ __all__ = ["Declaration", "Tracking", "declaration_of", "tracked_tables", "track
 
 _TABLE_KEY: Final = "sqlaudit"
 _CLASS_ATTRIBUTE: Final = "__sqlaudit_declaration__"
+
+_tracked: WeakSet[Table] = WeakSet()
+_unresolved: WeakSet[Mapper[Any]] = WeakSet()
 
 _Fields: TypeAlias = dict[str, tuple[Column[Any], ...]]
 """The columns that a declaration may name, by the name it uses."""
@@ -100,6 +105,11 @@ def tracking_of(table: Any) -> Tracking | None:
     return table.info.get(_TABLE_KEY) if isinstance(table, Table) else None
 
 
+def all_tracked() -> list[Table]:
+    """Return every audited table there is: text that is sent names tables, and says nothing of their `MetaData`."""
+    return list(_tracked)
+
+
 def tracked_tables(mapper: Mapper[Any]) -> Iterator[tuple[Table, Tracking]]:
     """Yield the audited tables that the rows of *mapper* are in, base tables first."""
     for table in mapper.tables:
@@ -127,6 +137,22 @@ def declaration_of(cls: type) -> Declaration | None:
     return getattr(cls, _CLASS_ATTRIBUTE, None)
 
 
+def await_configuration(mapper: Mapper[Any]) -> None:
+    """Remember that *mapper* has a declaration that isn't resolved yet."""
+    _unresolved.add(mapper)
+
+
+def resolve_all() -> None:
+    """
+    Configure the mappers that have a declaration.
+
+    SQLAlchemy does it when the ORM is first used; a Core statement of a tracked
+    table may be earlier.
+    """
+    while _unresolved:
+        _unresolved.pop().registry.configure(cascade=True)
+
+
 def resolve_mapper(mapper: Mapper[Any]) -> None:
     """
     Resolve the declaration that *mapper*'s class has, if any, for each of its tables.
@@ -136,6 +162,7 @@ def resolve_mapper(mapper: Mapper[Any]) -> None:
         UnsupportedTypeError: the values of a column can't be stored exactly.
         TrackingError: a label is taken, or a table has no primary key.
     """
+    _unresolved.discard(mapper)
     declaration = declaration_of(mapper.class_)
     if declaration is None:
         return
@@ -238,8 +265,11 @@ def _resolve(table: Table, label: str, chosen: _Chosen) -> None:
     user_key = next((column.key for column in chosen.user_key if column.table is table), None)
     recorded = {*fields, *primary_key}
     for key in {*recorded, *resource_key} - masked:
-        if not is_supported(table.columns[key].type):
-            raise UnsupportedTypeError(f"{table.fullname}.{key}", repr(table.columns[key].type))
+        column = table.columns[key]
+        # A foreign key has no type before the table that it refers to is there.
+        is_open = isinstance(column.type, NullType) and column.foreign_keys
+        if not is_open and not is_supported(column.type):
+            raise UnsupportedTypeError(f"{table.fullname}.{key}", repr(column.type))
     tracking = Tracking(
         label=label,
         fields=tuple(key for key in table.columns.keys() if key in fields),
@@ -249,6 +279,7 @@ def _resolve(table: Table, label: str, chosen: _Chosen) -> None:
         user_key=user_key if user_key is not None or earlier is None else earlier.user_key,
     )
     _refuse_taken_label(table, label)
+    _tracked.add(table)
     table.info[_TABLE_KEY] = tracking if earlier is None else replace(tracking, label=earlier.label)
 
 

@@ -8,7 +8,9 @@ from witness import watch_rows, witnessed, told
 
 
 async def test_x(engine, maker):
-    class Base(DeclarativeBase): pass
+    class Base(DeclarativeBase):
+        pass
+
     @track_table()
     class Customer(Base):
         __tablename__ = "customer"

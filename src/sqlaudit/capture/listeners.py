@@ -5,16 +5,17 @@ They are functions of this module, without state: registering one twice is
 registering it once. What they know between two events is on ``Session.info``.
 """
 
+import warnings
 import weakref
 from typing import Any, Final
 
-from sqlalchemy import Connection, event
-from sqlalchemy.orm import InstanceState, Mapper, Session, SessionTransaction, UOWTransaction
+from sqlalchemy import Connection, TextClause, event
+from sqlalchemy.orm import FromStatement, InstanceState, Mapper, Session, SessionTransaction, UOWTransaction
 from sqlalchemy.sql.dml import UpdateBase
 
-from sqlaudit.capture.statements import refuse_uncaptured
+from sqlaudit.capture.refusals import find_hidden_dml, find_text_dml
+from sqlaudit.capture.statements import Pending, read_before, tell, written_table
 from sqlaudit.capture.unit_of_work import (
-    Flush,
     begin_flush,
     certain_changes,
     changes_of,
@@ -23,13 +24,20 @@ from sqlaudit.capture.unit_of_work import (
     take_old_images,
 )
 from sqlaudit.config import SQLAuditConfig, get_config
+from sqlaudit.exceptions import CaptureError, UncapturedStatementError, UncapturedStatementWarning
 from sqlaudit.recorder import record, refuse_anonymous, transaction_of
+from sqlaudit.tracking import resolve_all
 from sqlaudit.types import Operation
 
 CONFIG_ATTRIBUTE: Final = "__sqlaudit_config__"
 """Present on a `Session` class or object that is hooked: its configuration; None for the default one."""
 
+OPT_OUT_OPTION: Final = "sqlaudit"
+"""The execution option that, when False, leaves a statement out of the trail."""
+
 _SESSION_OPTION: Final = "sqlaudit_session"
+_PENDING_KEY: Final = "sqlaudit.pending"
+_BROKEN_KEY: Final = "sqlaudit.broken"
 
 
 def config_of(session: Session) -> SQLAuditConfig:
@@ -48,6 +56,7 @@ def config_of(session: Session) -> SQLAuditConfig:
 
 def after_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     """Runs when a session first uses a connection in a transaction; and again in each savepoint."""
+    resolve_all()
     transaction_of(session)
     _attend(session, connection)
 
@@ -72,12 +81,24 @@ def after_flush(session: Session, context: UOWTransaction) -> None:
         record(session, connection, [changes], config_of(session))
 
 
+def before_commit(session: Session) -> None:
+    """Runs before a transaction is committed, or a savepoint released."""
+    if session.info.get(_BROKEN_KEY) is not None:
+        raise CaptureError(
+            "A statement of this transaction was sent, but could not be recorded; roll back what it did."
+        )
+
+
 def after_soft_rollback(session: Session, previous: SessionTransaction) -> None:
     """Runs when a transaction or savepoint was rolled back, also by a flush that failed."""
     end_flush(session)
+    session.info.pop(_PENDING_KEY, None)
+    broken = session.info.get(_BROKEN_KEY)
+    if broken is not None and (not previous.nested or broken() in (previous, None)):
+        del session.info[_BROKEN_KEY]
 
 
-SESSION_LISTENERS: Final = (after_begin, before_flush, after_flush, after_soft_rollback)
+SESSION_LISTENERS: Final = (after_begin, before_flush, after_flush, before_commit, after_soft_rollback)
 """Named after their events."""
 
 
@@ -135,38 +156,109 @@ def _attend(session: Session, connection: Connection) -> None:
     reference = connection.get_execution_options().get(_SESSION_OPTION)
     if reference is None or reference() is not session:
         connection.execution_options(**{_SESSION_OPTION: weakref.ref(session)})
-    if not event.contains(connection.engine, "before_execute", _before_execute):
-        event.listen(connection.engine, "before_execute", _before_execute)
+    engine = connection.engine
+    if not event.contains(engine, "before_execute", _before_execute):
+        event.listen(engine, "before_execute", _before_execute, retval=True)
+        event.listen(engine, "after_execute", _after_execute)
+        event.listen(engine, "before_cursor_execute", _before_cursor_execute)
+
+
+def _hooked_session(execution_options: Any) -> Session | None:
+    reference = execution_options.get(_SESSION_OPTION)
+    session: Session | None = None if reference is None else reference()
+    return session if session is not None and is_hooked(session) else None
 
 
 def _before_execute(
     connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any
-) -> None:
+) -> tuple[Any, Any, Any]:
     """
     Runs before every statement of an engine that a hooked session has used; most aren't DML.
 
     `bulk_save_objects()`, the rows of ``secondary`` tables and DML executed on
     the session's connection come past no event of the session: they do here.
     """
-    if not isinstance(statement, UpdateBase):
-        return
-    reference = execution_options.get(_SESSION_OPTION)
-    session: Session | None = None if reference is None else reference()
-    if session is None or not is_hooked(session):
-        return
+    sent = statement
+    dml = statement.element if isinstance(statement, FromStatement) else statement
+    if isinstance(dml, UpdateBase) and (session := _hooked_session(execution_options)) is not None:
+        pending = _capture(session, connection, dml, multiparams or [params], execution_options)
+        if pending is not None:
+            session.info.setdefault(_PENDING_KEY, []).append(pending)
+            sent = statement if dml is not statement else pending.statement
+    return sent, multiparams, params
+
+
+def _capture(
+    session: Session, connection: Connection, statement: UpdateBase, parameters: Any, execution_options: Any
+) -> Pending | None:
+    """Read what *statement* will change; in a flush, take the old images of the objects that it is for."""
     flush = current_flush(session)
+    of_a_mapper = False
     if flush is not None:
         if flush.coming:
             take_old_images(flush)
-        if _is_of_a_mapper(statement, flush, execution_options):
-            return
-    refuse_uncaptured(statement, execution_options, in_flush=flush is not None)
+        # Mappers send their DML with a statement cache of their own; the rows of a secondary
+        # table, and what the application's listeners execute within the flush, come without.
+        of_a_mapper = "compiled_cache" in execution_options and statement.table in flush.tables
+    if execution_options.get(OPT_OUT_OPTION, True) is False:
+        return None
+    config = config_of(session)
+    try:
+        pending = read_before(connection, statement, parameters, of_a_mapper=of_a_mapper)
+    except UncapturedStatementError as refusal:
+        _refuse(refusal, config)
+        return None
+    if pending is not None and pending.is_certain and config.require_user:
+        table = written_table(statement)
+        refuse_anonymous(session, connection, config, str(table))
+    return pending
 
 
-def _is_of_a_mapper(statement: UpdateBase, flush: Flush, execution_options: Any) -> bool:
-    # Mappers send their DML with a statement cache of their own; the rows of a secondary
-    # table, and what the application's listeners execute within the flush, come without.
-    return statement.table in flush.tables and "compiled_cache" in execution_options
+def _after_execute(
+    connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any, result: Any
+) -> None:
+    """Runs after every statement of such an engine; the result hasn't been handed out yet."""
+    dml = statement.element if isinstance(statement, FromStatement) else statement
+    if not isinstance(dml, UpdateBase) or (session := _hooked_session(execution_options)) is None:
+        return
+    waiting: list[Pending] = session.info.get(_PENDING_KEY, [])
+    if not waiting or waiting[-1].statement is not dml:
+        return
+    pending = waiting.pop()
+    flush = current_flush(session)
+    try:
+        batches = tell(pending, connection, result, flush)
+        if flush is not None:
+            for changes in batches:
+                flush.add(connection, changes)
+        else:
+            record(session, connection, batches, config_of(session))
+    except BaseException:
+        # The statement was sent, and its trail wasn't: nothing of this may be committed.
+        session.info[_BROKEN_KEY] = weakref.ref(session.get_nested_transaction() or session.get_transaction())
+        raise
+
+
+def _before_cursor_execute(
+    connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: Any
+) -> None:
+    """Runs when the SQL is known: finds DML in text and in common table expressions, where nobody could before."""
+    session = _hooked_session(context.execution_options)
+    if session is None or context.execution_options.get(OPT_OUT_OPTION, True) is False:
+        return
+    compiled = context.compiled
+    if compiled is None or isinstance(compiled.statement, TextClause):
+        refusal = find_text_dml(statement)
+    else:
+        refusal = find_hidden_dml(compiled) if getattr(compiled, "ctes", None) else None
+    if refusal is not None:
+        _refuse(refusal, config_of(session))
+
+
+def _refuse(refusal: UncapturedStatementError, config: SQLAuditConfig) -> None:
+    if not config.warn_uncaptured:
+        raise refusal
+    warnings.warn(UncapturedStatementWarning(str(refusal)), stacklevel=2)
 
 
 def is_hooked(session: Session) -> bool:

@@ -1,38 +1,539 @@
-"""The capture of statements: what a session sends beside the flush."""
+"""
+The capture of statements: what a session sends beside the flush.
 
-from typing import Any, Final
+Before the statement, the rows that it will change are read and locked, by its
+own criterion; after it, they are read again. The statement and its result stay
+as they are, with one exception: an INSERT whose keys nobody would learn gets a
+RETURNING, which its result doesn't show.
+"""
 
-from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, TypeAlias
 
-from sqlaudit.exceptions import UncapturedStatementError
+from sqlalchemy import (
+    Alias,
+    BindParameter,
+    ClauseElement,
+    Column,
+    ColumnElement,
+    Connection,
+    FromClause,
+    Table,
+    bindparam,
+    or_,
+)
+from sqlalchemy.engine import CursorResult
+from sqlalchemy.sql import operators, visitors
+from sqlalchemy.sql.dml import Delete, Insert, UpdateBase
+from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList
+
+from sqlaudit.capture.cascades import CascadedRows, has_dependents, read_cascaded
+from sqlaudit.capture.rows import (
+    ROWS_PER_SELECT,
+    AuditedTable,
+    Image,
+    RowChange,
+    among,
+    audited_table,
+    batched,
+    read_images,
+    select_images,
+)
+from sqlaudit.capture.spool import Spool
+from sqlaudit.capture.unit_of_work import Flush
+from sqlaudit.exceptions import CaptureError, UncapturedStatementError
 from sqlaudit.tracking import tracking_of
+from sqlaudit.types import Operation
 
-OPT_OUT_OPTION: Final = "sqlaudit"
+ParameterSets: TypeAlias = Sequence[Mapping[str, Any]]
+Key: TypeAlias = tuple[Any, ...]
+Batches: TypeAlias = Iterator[list[RowChange]]
+
+CRITERIA_PER_SELECT: Final = 100
+"""SQLite's expressions are at most 1,000 deep."""
 
 
-def refuse_uncaptured(statement: UpdateBase, execution_options: Any, in_flush: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """A statement that is about to be sent."""
+
+    connection: Connection
+    statement: UpdateBase
+    state: Any
+    """SQLAlchemy's `CompileState`: knows what the ORM adds, criteria of subclasses and loader options."""
+    returned: Sequence[Any]
+    """The columns of an explicit RETURNING."""
+    target: FromClause
+    """What it names to be written: the table, or an alias of it."""
+    parameters: ParameterSets
+
+    @property
+    def is_many(self) -> bool:
+        """It is sent once for each of several parameter sets."""
+        return len(self.parameters) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A statement whose changes are known when it has been sent."""
+
+    statement: UpdateBase
+    """What is sent: the user's, but for a RETURNING."""
+    own_changes: Callable[[CursorResult[Any]], Batches]
+    cascaded: CascadedRows | None = None
+    """What the database will do to other rows."""
+    is_certain: bool = False
+    """It is known to change rows that don't name who changes them."""
+
+
+def written_table(statement: UpdateBase) -> Table | None:
+    """Return the table that *statement* writes; None if it is of no table, as of a join."""
+    target: Any = statement.table
+    while isinstance(target, Alias):
+        target = target.element
+    if not isinstance(target, Table):
+        return None
+    # The ORM annotates its tables: what is annotated is a copy.
+    return target.metadata.tables.get(target.key, target)
+
+
+def read_before(
+    connection: Connection, statement: UpdateBase, parameters: ParameterSets, *, of_a_mapper: bool
+) -> Pending | None:
     """
-    Refuse a statement that would change tracked rows without a trail; nothing has been sent.
+    Read what *statement* will change; None if it changes nothing that is audited.
+
+    The rows of a statement that the unit of work sends *of a mapper* are
+    captured by the unit of work; only what the database does beyond them counts.
 
     Raises:
-        UncapturedStatementError: its table is tracked, and the statement isn't opted out.
+        UncapturedStatementError: it would change tracked rows in a way that can't be captured exactly.
     """
-    table: Any = statement.table
-    if tracking_of(table) is None or execution_options.get(OPT_OUT_OPTION, True) is False:
-        return
-    raise UncapturedStatementError(_verb(statement), table.name, _remedy(statement, in_flush))
-
-
-def _verb(statement: UpdateBase) -> str:
-    for kind, verb in ((Insert, "An INSERT"), (Update, "An UPDATE"), (Delete, "A DELETE")):
-        if isinstance(statement, kind):
-            return f"{verb} statement"
-    return "A statement"
-
-
-def _remedy(statement: UpdateBase, in_flush: bool) -> str:
-    if in_flush:
-        return "map the table to a class of its own (an association object), or call track() before the table is mapped"
+    table = written_table(statement)
+    if table is None:
+        _refuse_hidden_tables(statement)
+        return None
+    tracking = None if of_a_mapper else tracking_of(table)
+    effect = None if isinstance(statement, Delete) else frozenset(table.columns.keys())
+    cascades = not isinstance(statement, Insert) and has_dependents(table, effect)
+    if tracking is None and not cascades:
+        return None
+    compiled: Any = statement.compile(dialect=connection.dialect, column_keys=sorted(parameters[0]))
+    state = compiled.compile_state
+    returned = compiled.effective_returning if len(statement.exported_columns) else ()
+    sending = Sending(connection, statement, state, returned or (), state.statement.table, parameters)
+    audited = None if tracking is None else audited_table(table, tracking, connection.dialect)
     if isinstance(statement, Insert):
-        return "add mapped objects to the session (add(), add_all()) and flush"
-    return "load the objects, change or delete() them, and flush"
+        return None if audited is None else _read_before_insert(sending, audited)
+    cascaded = _read_dependents(sending, table) if cascades else None
+    if audited is None:
+        return Pending(statement, _tell_nothing, cascaded)
+    if isinstance(statement, Delete):
+        return _read_before_delete(sending, audited, cascaded)
+    return _read_before_update(sending, audited, cascaded)
+
+
+def tell(pending: Pending, connection: Connection, result: CursorResult[Any], flush: Flush | None) -> Batches:
+    """
+    Yield what a statement has done, what the database did to other rows first.
+
+    Raises:
+        CaptureError: it changed rows that were not read before.
+    """
+    if pending.cascaded is not None:
+        changes: list[RowChange] = []
+        for table, row_key, found in pending.cascaded.changes(connection):
+            if flush is not None and found:
+                flush.skip(table, row_key)
+            changes.extend(found)
+        yield changes
+    yield from pending.own_changes(result)
+
+
+def _tell_nothing(result: CursorResult[Any]) -> Batches:
+    return iter(())
+
+
+# --- UPDATE and DELETE -----------------------------------------------------------------------------------------------
+
+
+def _read_before_update(sending: Sending, audited: AuditedTable, cascaded: CascadedRows | None) -> Pending:
+    columns = _set_columns(sending, audited.table)
+    if columns & {*audited.primary_key}:
+        raise UncapturedStatementError(
+            "An UPDATE of the primary key",
+            audited.table.name,
+            "load the objects, set their keys and flush",
+        )
+    wanted = audited.tracking.key_columns | {
+        key for key in audited.codecs if key in columns or _is_volatile(audited.table.columns[key])
+    }
+    old = _read_rows(sending, audited, wanted, None)
+    tell_update = partial(_tell_update, sending, audited, wanted, old)
+    return Pending(sending.statement, tell_update, cascaded, is_certain=_needs_user(audited) and old.count > 0)
+
+
+def _is_volatile(column: Column[Any]) -> bool:
+    """Return whether an UPDATE may change a column that it doesn't name."""
+    return column.onupdate is not None or column.server_onupdate is not None or column.computed is not None
+
+
+def _tell_update(
+    sending: Sending,
+    audited: AuditedTable,
+    wanted: frozenset[str],
+    old: Spool[tuple[Key, Image]],
+    result: CursorResult[Any],
+) -> Batches:
+    _check_count(sending, old.count, result)
+    for chunk in old.take():
+        new = read_images(sending.connection, audited, wanted, [key for key, _ in chunk])
+        yield [
+            change
+            for key, image in chunk
+            if (row_key := audited.row_key(key)) in new
+            for change in audited.changes(Operation.UPDATE, image, new[row_key])
+        ]
+
+
+def _read_before_delete(sending: Sending, audited: AuditedTable, cascaded: CascadedRows | None) -> Pending:
+    # Rows that go by the statement and by a cascade go once.
+    row_keys: set[str] | None = set() if cascaded is not None and audited.table in cascaded.tables else None
+    old = _read_rows(sending, audited, None, row_keys)
+    if cascaded is not None and row_keys is not None:
+        cascaded.forget(audited.table, row_keys)
+    tell_delete = partial(_tell_delete, sending, audited, old)
+    return Pending(sending.statement, tell_delete, cascaded, is_certain=_needs_user(audited) and old.count > 0)
+
+
+def _needs_user(audited: AuditedTable) -> bool:
+    return audited.tracking.user_key is None
+
+
+def _tell_delete(
+    sending: Sending, audited: AuditedTable, old: Spool[tuple[Key, Image]], result: CursorResult[Any]
+) -> Batches:
+    _check_count(sending, old.count, result)
+    for chunk in old.take():
+        yield [change for _, image in chunk for change in audited.changes(Operation.DELETE, image, {})]
+
+
+def _read_rows(
+    sending: Sending, audited: AuditedTable, wanted: frozenset[str] | None, row_keys: set[str] | None
+) -> Spool[tuple[Key, Image]]:
+    """Read and lock the rows that match the statement's criterion, in bounded memory; collect their *row_keys*."""
+    query = select_images(audited, wanted, sending.target)
+    rows: Spool[tuple[Key, Image]] = Spool()
+    for criterion in _criteria(sending, query.primary_key):
+        select = query.select if criterion is None else query.select.where(criterion)
+        if row_keys is None and (sending.is_many or len(select.get_final_froms()) > 1):
+            # Several parameter sets, and an UPDATE..FROM, can find a row more than once.
+            row_keys = set()
+        found = sending.connection.execute(
+            select, execution_options={**_placement(sending), "yield_per": ROWS_PER_SELECT}
+        )
+        for partition in found.partitions():
+            chunk = {audited.row_key(key): (key, image) for key, image in map(query.decode, partition)}
+            if row_keys is not None:
+                chunk = {row_key: row for row_key, row in chunk.items() if row_key not in row_keys}
+                row_keys.update(chunk)
+            rows.put(list(chunk.values()))
+    return rows
+
+
+def _criteria(sending: Sending, primary_key: Sequence[ColumnElement[Any]]) -> Iterator[ColumnElement[bool] | None]:
+    """Yield the statement's criterion; for several parameter sets as many as it takes to cover them all."""
+    where: ColumnElement[bool] | None = sending.state.statement.whereclause
+    if where is None:
+        yield None
+    elif not sending.is_many:
+        yield _with_values(where, sending.parameters[0])
+    elif (names := _bound_to_key(where, primary_key)) is not None:
+        keys = [tuple(parameters[name] for name in names) for parameters in sending.parameters]
+        for chunk in batched(dict.fromkeys(keys), ROWS_PER_SELECT):
+            yield among(primary_key, chunk)
+    else:
+        for sets in batched(sending.parameters, CRITERIA_PER_SELECT):
+            yield or_(*(_with_values(where, each) for each in sets))
+
+
+def _with_values(where: ColumnElement[bool], parameters: Mapping[str, Any]) -> ColumnElement[bool]:
+    """Return *where* with the values that its bound parameters will have."""
+
+    def replace(element: Any, **_: Any) -> Any:
+        if isinstance(element, BindParameter) and element.key in parameters:
+            return bindparam(None, parameters[element.key], type_=element.type, expanding=element.expanding)
+        return None
+
+    return visitors.replacement_traverse(where, {}, replace) if parameters else where
+
+
+def _bound_to_key(where: ColumnElement[bool], primary_key: Sequence[ColumnElement[Any]]) -> list[str] | None:
+    """Return the parameters that hold the key, if *where* says ``key = :parameter`` and nothing that widens it."""
+    names: dict[ColumnElement[Any], str] = {}
+    parts = where.clauses if isinstance(where, BooleanClauseList) and where.operator is operators.and_ else [where]
+    for part in parts:
+        if (
+            isinstance(part, BinaryExpression)
+            and part.operator is operators.eq
+            and isinstance(part.right, BindParameter)
+        ):
+            names[part.left] = part.right.key
+    return [names[column] for column in primary_key] if all(column in names for column in primary_key) else None
+
+
+def _check_count(sending: Sending, read: int, result: CursorResult[Any]) -> None:
+    """
+    Refuse a result that speaks of more rows than were read.
+
+    At READ COMMITTED, rows that another transaction has committed between
+    the two statements are changed without having been read.
+    """
+    if not sending.is_many and result.rowcount > read:
+        raise CaptureError(
+            f"{result.rowcount - read} rows of {sending.target} were committed by another transaction while the "
+            f"statement ran, and what they held before isn't known; roll back and run the transaction again."
+        )
+
+
+# --- INSERT ----------------------------------------------------------------------------------------------------------
+
+
+def _read_before_insert(sending: Sending, audited: AuditedTable) -> Pending:
+    insert: Any = sending.statement
+    if any("OR " in str(prefix).upper() or str(prefix).upper() == "IGNORE" for prefix, _ in insert._prefixes):
+        raise UncapturedStatementError(
+            "An INSERT that resolves conflicts by a prefix", audited.table.name, "use insert().on_conflict_do_update()"
+        )
+    conflict = getattr(insert, "_post_values_clause", None)
+    if conflict is None:
+        return _insert(sending, audited, ignores_conflicts=False)
+    if hasattr(conflict, "update_values_to_set"):
+        return _read_before_upsert(sending, audited, conflict)
+    if hasattr(conflict, "inferred_target_elements"):
+        return _insert(sending, audited, ignores_conflicts=True)
+    raise UncapturedStatementError(
+        "INSERT .. ON DUPLICATE KEY UPDATE", audited.table.name, "load the rows, change or add them, and flush"
+    )
+
+
+def _insert(sending: Sending, audited: AuditedTable, *, ignores_conflicts: bool) -> Pending:
+    """Find out where the keys of the new rows will be told."""
+    statement: Any = sending.statement
+
+    def pending(sent: UpdateBase, keys_of: Callable[[CursorResult[Any]], Iterable[Key]]) -> Pending:
+        tell_inserted = partial(_tell_inserted, sending, audited, keys_of)
+        return Pending(sent, tell_inserted, is_certain=_needs_user(audited) and not ignores_conflicts)
+
+    columns = [audited.table.columns[key] for key in audited.primary_key]
+    if sending.returned:
+        places = _places(columns, sending.returned)
+        if places is None:
+            raise UncapturedStatementError(
+                "An INSERT with a RETURNING that leaves out the primary key", audited.table.name, "return the key, too"
+            )
+        return pending(statement, partial(_peek, places))
+    has_many_values = statement.select is not None or sending.state._multi_parameters
+    if not sending.is_many and not has_many_values:
+        return pending(statement, _only_key)
+    known = all(
+        all(column.key in parameters for parameters in sending.parameters)
+        or (column.default is not None and not column.default.is_sequence)
+        for column in columns
+    )
+    if statement._return_defaults or (known and not has_many_values and not ignores_conflicts):
+        return pending(statement, _all_keys)
+    dialect = sending.connection.dialect
+    if not (dialect.insert_executemany_returning if sending.is_many else dialect.insert_returning):
+        raise UncapturedStatementError(
+            "An INSERT of several rows whose keys the database makes, and can't return,",
+            audited.table.name,
+            "give the keys, or add mapped objects to the session and flush",
+        )
+    return pending(statement.returning(*columns), _taken)
+
+
+def _tell_inserted(
+    sending: Sending,
+    audited: AuditedTable,
+    keys_of: Callable[[CursorResult[Any]], Iterable[Key]],
+    result: CursorResult[Any],
+) -> Batches:
+    for chunk in batched(keys_of(result), ROWS_PER_SELECT):
+        new = read_images(sending.connection, audited, None, chunk)
+        row_keys = [audited.row_key(key) for key in chunk]
+        yield [change for row_key in row_keys for change in audited.changes(Operation.INSERT, {}, new[row_key])]
+
+
+def _only_key(result: CursorResult[Any]) -> list[Key]:
+    """The key of the one row, if it was inserted."""
+    return [_complete(tuple(result.inserted_primary_key or (None,)))] if result.rowcount != 0 else []
+
+
+def _all_keys(result: CursorResult[Any]) -> list[Key]:
+    """The keys of all rows, which the parameters or SQLAlchemy knew."""
+    return [_complete(tuple(row or (None,))) for row in result.inserted_primary_key_rows or ()]
+
+
+def _complete(key: Key) -> Key:
+    if None in key:
+        raise CaptureError(
+            "The key of an inserted row isn't known, so the row can't be recorded; give the key, or add a mapped "
+            "object to the session and flush."
+        )
+    return key
+
+
+def _places(columns: Sequence[Any], returned: Sequence[Any]) -> list[int] | None:
+    """Return where the primary key stands among the columns of a RETURNING."""
+    found = {
+        element.key: place
+        for place, element in enumerate(returned)
+        if getattr(element, "table", None) is columns[0].table
+    }
+    return [found[column.key] for column in columns] if all(column.key in found for column in columns) else None
+
+
+def _peek(places: Sequence[int], result: CursorResult[Any]) -> list[Key]:
+    """The keys in the user's RETURNING, whose rows are put back for the user."""
+    rows = result.fetchall()
+    # What SQLAlchemy does itself when it looks at a RETURNING before the user.
+    result._rewind(rows)
+    return [tuple(row[place] for place in places) for row in rows]
+
+
+def _taken(result: CursorResult[Any]) -> list[Key]:
+    """The keys in our own RETURNING, of which the result shows nothing."""
+    rows: Any = result.fetchall()
+    hidden: Any = result
+    hidden._metadata = hidden._no_result_metadata
+    if hidden.context.executemany and not hidden.dialect.supports_sane_multi_rowcount:
+        hidden.context._rowcount = -1
+    else:
+        hidden.context._rowcount = len(rows)
+    return [tuple(row) for row in rows]
+
+
+# --- upserts ---------------------------------------------------------------------------------------------------------
+
+
+def _read_before_upsert(sending: Sending, audited: AuditedTable, conflict: Any) -> Pending:
+    """Read the rows that the new ones will conflict with, by the columns that the conflict is about."""
+    columns = _conflict_columns(audited.table, conflict)
+    given = None if columns is None else _values_of(sending, columns)
+    if columns is None or given is None:
+        raise UncapturedStatementError(
+            "An upsert",
+            audited.table.name,
+            "name the columns of the conflict with index_elements= and give plain values for them",
+        )
+    query = select_images(audited)
+    rows: Spool[tuple[list[Key], dict[str, tuple[Key, Image]]]] = Spool()
+    for values in batched(dict.fromkeys(given), ROWS_PER_SELECT):
+        old: dict[str, tuple[Key, Image]] = {}
+        for row in sending.connection.execute(
+            query.select.where(among(columns, values)), execution_options=_placement(sending)
+        ):
+            key, image = query.decode(row)
+            old[audited.row_key(key)] = (key, image)
+        rows.put([(values, old)])
+    return Pending(sending.statement, partial(_tell_upserted, sending, audited, columns, rows))
+
+
+def _tell_upserted(
+    sending: Sending,
+    audited: AuditedTable,
+    columns: Sequence[ColumnElement[Any]],
+    rows: Spool[tuple[list[Key], dict[str, tuple[Key, Image]]]],
+    result: CursorResult[Any],
+) -> Batches:
+    query = select_images(audited)
+    for chunk in rows.take():
+        for values, old in chunk:
+            criterion = among(columns, values)
+            if old:
+                criterion = or_(criterion, among(query.primary_key, [key for key, _ in old.values()]))
+            changes: list[RowChange] = []
+            for row in sending.connection.execute(query.select.where(criterion), execution_options=_placement(sending)):
+                key, new = query.decode(row)
+                before = old.get(audited.row_key(key))
+                if before is None:
+                    changes.extend(audited.changes(Operation.INSERT, {}, new))
+                else:
+                    changes.extend(audited.changes(Operation.UPDATE, before[1], new))
+            yield changes
+
+
+def _conflict_columns(table: Table, conflict: Any) -> Sequence[ColumnElement[Any]] | None:
+    """Return the columns that an ON CONFLICT is about; None if they aren't columns, or aren't said."""
+    elements = conflict.inferred_target_elements
+    name = getattr(conflict, "constraint_target", None)
+    if elements is None and name is not None:
+        constraints: Iterable[Any] = (*table.constraints, *table.indexes)
+        for constraint in constraints:
+            if constraint.name == name:
+                elements = list(constraint.columns)
+    if not elements:
+        return None
+    by_name = {column.name: column for column in table.columns}
+    found = [by_name.get(element if isinstance(element, str) else getattr(element, "name", "")) for element in elements]
+    known = [column for column in found if column is not None]
+    return known if len(known) == len(found) else None
+
+
+def _values_of(sending: Sending, columns: Sequence[Any]) -> list[Key] | None:
+    """Return what the new rows have in *columns*; None if it isn't known, or NULL, which conflicts with nothing."""
+    insert: Any = sending.statement
+    if insert.select is not None:
+        names = [getattr(name, "key", name) for name in insert._select_names]
+        if not all(column.key in names for column in columns):
+            return None
+        selected = insert.select.subquery()
+        exported = list(selected.columns)
+        query = selected.select().with_only_columns(*(exported[names.index(column.key)] for column in columns))
+        keys = [tuple(row) for row in sending.connection.execute(query.params(sending.parameters[0]))]
+    else:
+        fixed = sending.state._multi_parameters or [sending.state._dict_parameters or {}]
+        keys = []
+        for parameters in sending.parameters:
+            for values in fixed:
+                by_key = {getattr(name, "key", name): _plain(value) for name, value in values.items()} | dict(
+                    parameters
+                )
+                keys.append(tuple(by_key.get(column.key) for column in columns))
+    return None if any(value is None or isinstance(value, ClauseElement) for key in keys for value in key) else keys
+
+
+def _plain(value: Any) -> Any:
+    return value.effective_value if isinstance(value, BindParameter) else value
+
+
+# --- what stands around ----------------------------------------------------------------------------------------------
+
+
+def _read_dependents(sending: Sending, table: Table) -> CascadedRows:
+    """Read the rows of other tables that the database will change by itself."""
+    effect = None if isinstance(sending.statement, Delete) else _set_columns(sending, table)
+    primary_key = [sending.target.columns[column.key] for column in table.primary_key]
+    return read_cascaded(sending.connection, table, sending.target, _criteria(sending, primary_key), effect)
+
+
+def _set_columns(sending: Sending, table: Table) -> frozenset[str]:
+    """Return the keys of the columns that an UPDATE sets."""
+    named = {getattr(name, "key", name) for name in sending.state._dict_parameters or ()}
+    return frozenset((named | sending.parameters[0].keys()) & {*table.columns.keys()})
+
+
+def _placement(sending: Sending) -> dict[str, Any]:
+    """Return the options of the statement that say where its table is."""
+    options = sending.statement.get_execution_options()
+    return {"schema_translate_map": options["schema_translate_map"]} if "schema_translate_map" in options else {}
+
+
+def _refuse_hidden_tables(statement: UpdateBase) -> None:
+    """Refuse an UPDATE or DELETE of a join, as MySQL knows it, of which a tracked table is a part."""
+    for element in visitors.iterate(statement.table):
+        if isinstance(element, Table) and tracking_of(element) is not None:
+            raise UncapturedStatementError("DML of a join", element.name, "write to one table at a time")

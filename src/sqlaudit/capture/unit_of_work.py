@@ -187,6 +187,8 @@ class Flush:
     old_images: dict[tuple[Table, str], Image] = dataclasses.field(default_factory=dict)
     """What was read, by row; also for rows that are not announced yet."""
     audited: dict[tuple[Table, str], AuditedTable] = dataclasses.field(default_factory=dict)
+    gone: set[tuple[Table, str]] = dataclasses.field(default_factory=set)
+    """Rows that the database itself has changed in a cascade; recorded as such."""
 
     def announce(
         self, operation: Operation, mapper: Mapper[Any], connection: Connection, state: InstanceState[Any]
@@ -207,6 +209,10 @@ class Flush:
     def confirm(self, state: InstanceState[Any]) -> None:
         """Note that the statements of an object that was announced have been sent."""
         self.done.append(self.announced[state])
+
+    def skip(self, table: Table, row_key: str) -> None:
+        """Note that a row was deleted or changed by a cascade: a DELETE of its object finds nothing more."""
+        self.gone.add((table, row_key))
 
     def add(self, connection: Connection, changes: Sequence[RowChange]) -> None:
         """Note what a statement did that was sent beside those of the mapped objects."""
@@ -413,6 +419,10 @@ def _afters(flush: Flush, write: _Write) -> Iterator[_After]:
     rows_of = _rows_of(write.mapper)
     # A subclass' row is deleted before its base's.
     for rows in reversed(rows_of) if write.operation is Operation.DELETE else rows_of:
+        if write.operation is Operation.DELETE and (before := write.before.get(rows.table)) is not None:
+            row_key = flush.audited_table(rows, write.connection).row_key(before.primary_key)
+            if (rows.table, row_key) in flush.gone:
+                continue
         if write.operation is Operation.INSERT or rows.table in write.before:
             yield _after(rows, flush.audited_table(rows, write.connection), write)
 

@@ -1,0 +1,45 @@
+"""DML that can't be captured, found in what is about to be sent."""
+
+import re
+from typing import Any, Final
+
+from sqlalchemy import Table
+from sqlalchemy.sql.dml import UpdateBase
+
+from sqlaudit.capture.statements import written_table
+from sqlaudit.exceptions import UncapturedStatementError
+from sqlaudit.tracking import all_tracked, tracking_of
+
+_COMMENTS: Final = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_NAME: Final = r"""(?:["`\[]?[\w$]+["`\]]?\s*\.\s*)?["`\[]?([\w$]+)["`\]]?"""
+_WRITES: Final = re.compile(
+    r"\b(insert\s+(?:or\s+\w+\s+|ignore\s+)?into|replace\s+into|update(?:\s+or\s+\w+)?(?:\s+only)?|delete\s+from(?:\s+only)?|"
+    r"merge\s+into|truncate(?:\s+table)?(?:\s+only)?|copy)\s+" + _NAME,
+    re.IGNORECASE,
+)
+
+
+def find_text_dml(sql: str) -> UncapturedStatementError | None:
+    """Return the refusal of textual SQL that names a tracked table as what it writes; None if it doesn't."""
+    names = {table.name.lower(): table for table in all_tracked()}
+    for verb, name in _WRITES.findall(_COMMENTS.sub(" ", sql)):
+        table = names.get(name.lower())
+        if table is not None:
+            return _refusal(f"{verb.split()[0].upper()} in text", table)
+    return None
+
+
+def find_hidden_dml(compiled: Any) -> UncapturedStatementError | None:
+    """Return the refusal of a statement with DML of a tracked table in a common table expression; None without."""
+    for cte in compiled.ctes:
+        element = cte.element
+        table = written_table(element) if isinstance(element, UpdateBase) else None
+        if table is not None and tracking_of(table) is not None:
+            return _refusal("DML in a common table expression", table)
+    return None
+
+
+def _refusal(what: str, table: Table) -> UncapturedStatementError:
+    return UncapturedStatementError(
+        what, table.name, "use insert(), update() or delete() of SQLAlchemy as a statement of its own"
+    )

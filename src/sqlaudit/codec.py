@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import types as sqltypes
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -63,6 +63,8 @@ class Codec:
     """Equal values have equal encodings; else they are compared decoded."""
     json: bool = False
     """The column holds JSON: None in memory may be an SQL NULL or the JSON value null."""
+    keeps_text: bool = False
+    """The column keeps a document as it was written: 1 and 1.0 are two, though JSON has one kind of number."""
     sees_null: bool = False
     """*encode* and *decode* are asked about None, too: a decorator may store it as something else."""
 
@@ -79,8 +81,7 @@ class Codec:
     def same(self, stored: JSONValue, other: JSONValue) -> bool:
         """Return whether two stored forms are one value."""
         if self.json:
-            # 1, 1.0 and True are equal for Python, and different JSON.
-            return json.dumps(stored, sort_keys=True) == json.dumps(other, sort_keys=True)
+            return _is_same_json(stored, other, keeps_text=self.keeps_text)
         if stored == other:
             return True
         return not self.one_form and bool(self.load(stored) == self.load(other))
@@ -151,16 +152,24 @@ def _find_codec(type_: TypeEngine[Any], dialect: Dialect) -> Codec:
     variant = getattr(type_, "_variant_mapping", {}).get(dialect.name)
     if variant is not None:
         return _find_codec(variant, dialect)
+    if type(type_).bind_expression not in _PLAIN_BIND or type(type_).column_expression not in _PLAIN_COLUMN:
+        # The database computes what is stored, or what is read: pgcrypto would leave plaintext in the trail.
+        raise LookupError(type_)
     for known, make in _MAKERS:
         if isinstance(type_, known):
             return make(type_, dialect)
     raise LookupError(type_)
 
 
+_PLAIN_BIND: Final = (TypeEngine.bind_expression, TypeDecorator.bind_expression)
+_PLAIN_COLUMN: Final = (TypeEngine.column_expression, TypeDecorator.column_expression)
+
+
 def _decorated(type_: Any, dialect: Dialect) -> Codec:
     """The user's own type: what it would send to the database, by the type underneath."""
-    inner = _find_codec(type_.impl_instance, dialect)
-    if any(_overrides(type_, method) for method in _BEYOND_PROCESSING):
+    inner = _find_codec(type_.load_dialect_impl(dialect), dialect)
+    if _overrides(type_, "bind_processor") or _overrides(type_, "result_processor"):
+        # It sends something else than its process_bind_param says.
         raise LookupError(type_)
     # The cache must not keep alive the dialect that is its key. Whoever encodes has a
     # connection, whoever decodes a session: for them it is there.
@@ -178,13 +187,9 @@ def _decorated(type_: Any, dialect: Dialect) -> Codec:
         as_text=inner.as_text,
         one_form=False,
         json=inner.json,
+        keeps_text=inner.keeps_text,
         sees_null=True,
     )
-
-
-# A decorator that overrides one of these sends or stores something else than its
-# process_bind_param says: pgcrypto's would leave plaintext in the trail.
-_BEYOND_PROCESSING: Final = ("bind_processor", "result_processor", "bind_expression", "column_expression")
 
 
 def _overrides(type_: Any, method: str) -> bool:
@@ -208,30 +213,37 @@ def _float(type_: Any, dialect: Dialect) -> Codec:
         number = float(value)
         return number if math.isfinite(number) else str(number)
 
-    python_type = decimal.Decimal if type_.asdecimal else float
-    return Codec(encode, lambda stored: python_type(str(stored)), as_text=False)
+    def decode(stored: JSONValue) -> Any:
+        # As SQLAlchemy rounds what it reads.
+        number = float(stored)
+        return decimal.Decimal(f"{number:.{_read_scale(type_)}f}") if type_.asdecimal else number
+
+    return Codec(encode, decode, as_text=False)
 
 
 def _numeric(type_: Any, dialect: Dialect) -> Codec:
-    scale = type_.scale
-    if scale is None and not dialect.supports_native_decimal:
-        scale = type_._effective_decimal_return_scale  # noqa: SLF001 (what SQLAlchemy rounds to, unsaid elsewhere)
-    exponent = None if scale is None else decimal.Decimal(1).scaleb(-scale)
-    as_float = not dialect.supports_native_decimal
+    # Without decimals, SQLite stores a float, and SQLAlchemy rounds what it reads.
+    has_decimals = dialect.supports_native_decimal
+    scale = type_.scale if has_decimals else _read_scale(type_) if type_.asdecimal else None
 
     def encode(value: Any) -> JSONValue:
-        if as_float:
-            value = format(float(value), f".{scale}f")
+        if not has_decimals:
+            value = repr(float(value)) if scale is None else f"{float(value):.{scale}f}"
         number = value if isinstance(value, decimal.Decimal) else decimal.Decimal(str(value))
         if not number.is_finite():
             return str(number)
-        if exponent is not None:
+        if scale is not None:
             with decimal.localcontext(prec=decimal.MAX_PREC, rounding=decimal.ROUND_HALF_UP):
-                number = number.quantize(exponent)
-        return format(number, "f")
+                number = number.quantize(decimal.Decimal(1).scaleb(-scale))
+        return format(abs(number) if number == 0 else number, "f")
 
     python_type = decimal.Decimal if type_.asdecimal else float
     return Codec(encode, python_type, one_form=scale is not None)
+
+
+def _read_scale(type_: Any) -> int:
+    scale: int = type_._effective_decimal_return_scale  # noqa: SLF001 (nothing else says it)
+    return scale
 
 
 def _string(type_: Any, dialect: Dialect) -> Codec:
@@ -286,14 +298,27 @@ def _uuid(type_: Any, dialect: Dialect) -> Codec:
 
 
 def _json(type_: Any, dialect: Dialect) -> Codec:
-    return Codec(_encode_json, _decode_json, as_text=False, json=True)
+    # What create_engine(json_serializer=..., json_deserializer=...) make of a document is stored, and read.
+    serialize = getattr(dialect, "_json_serializer", None) or json.dumps
+    deserialize = getattr(dialect, "_json_deserializer", None)
+
+    def encode(value: Any) -> JSONValue:
+        return _wrapped(None if value is JSON_NULL else json.loads(serialize(value)))
+
+    def decode(stored: JSONValue) -> Any:
+        document = _unwrapped(stored)
+        return document if deserialize is None else deserialize(json.dumps(document))
+
+    return Codec(encode, decode, as_text=False, json=True, keeps_text=not isinstance(type_, postgresql.JSONB))
 
 
 def _array(type_: Any, dialect: Dialect) -> Codec:
     item = _find_codec(type_.item_type, dialect)
 
     def encode(value: Any) -> JSONValue:
-        return [encode(each) if isinstance(each, (list, tuple)) else item.dump(each) for each in value]
+        return [
+            encode(each) if isinstance(each, (list, tuple)) and not item.json else item.dump(each) for each in value
+        ]
 
     def decode(stored: JSONValue) -> Any:
         kind = tuple if type_.as_tuple else list
@@ -308,6 +333,7 @@ _MAKERS: Final[tuple[tuple[type, Callable[[Any, Dialect], Codec]], ...]] = (
     (sqltypes.PickleType, _refused),
     (TypeDecorator, _decorated),
     (postgresql.INTERVAL, _interval),
+    (mysql.SET, _refused),
     (sqltypes.Boolean, _boolean),
     (sqltypes.Integer, _integer),
     (sqltypes.Float, _float),
@@ -330,19 +356,30 @@ JSON_NULL: Final = sqltypes.JSON.NULL
 """In place of a value: the JSON value null, which Python, too, calls None."""
 
 
-def _encode_json(value: Any) -> JSONValue:
-    if value is JSON_NULL or value is None:
-        return {"$json": None}
-    # A document of the user's that looks like one of our marks is wrapped.
-    if isinstance(value, dict) and any(str(key).startswith("$") for key in value):
-        return {"$json": value}
-    return value
+def _wrapped(document: JSONValue) -> JSONValue:
+    """Return a document as it is stored: null, and what looks like one of our marks, in a mark of its own."""
+    if document is None or (isinstance(document, dict) and any(key.startswith("$") for key in document)):
+        return {"$json": document}
+    return document
 
 
-def _decode_json(stored: JSONValue) -> Any:
-    if isinstance(stored, dict) and stored.keys() == {"$json"}:
-        return stored["$json"]
-    return stored
+def _unwrapped(stored: JSONValue) -> JSONValue:
+    return stored["$json"] if isinstance(stored, dict) and stored.keys() == {"$json"} else stored
+
+
+def _is_same_json(one: JSONValue, other: JSONValue, *, keeps_text: bool) -> bool:
+    """Return whether two documents are equal, in any order of keys; unlike for Python, true isn't 1."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(
+            _is_same_json(value, other[key], keeps_text=keeps_text) for key, value in one.items()
+        )
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(
+            _is_same_json(each, its, keeps_text=keeps_text) for each, its in zip(one, other, strict=True)
+        )
+    return bool(one == other) and (type(one) is type(other) or not keeps_text)
 
 
 # --- durations, ISO 8601 ---------------------------------------------------------------------------------------------

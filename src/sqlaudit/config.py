@@ -47,6 +47,12 @@ class SQLAuditConfig:
     """The zone of the timestamps that retrieval returns, and of the naive datetimes it is given."""
     require_user: bool = False
     """Refuse changes that nobody is known to have made."""
+    lock_rows: bool = False
+    """
+    Read and lock the rows before a flush changes them, one SELECT per table, and
+    trust no old value in memory: at READ COMMITTED another transaction may have
+    changed or deleted a row since it was loaded.
+    """
     warn_uncaptured: bool = False
     """Let statements that can't be captured pass with an `UncapturedStatementWarning`; they are refused otherwise."""
     zone: dt.tzinfo = field(init=False, repr=False, compare=False)

@@ -3,8 +3,8 @@
 import json
 import uuid
 from collections.abc import Mapping
-from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType, TracebackType
 from typing import Any, Final
 
@@ -27,6 +27,8 @@ __all__ = [
 MAX_FACTS_BYTES: Final = 8 * 1024
 """How large the extra facts of one context may be, as JSON in UTF-8."""
 
+MAX_USER_ID_LENGTH: Final = 255
+
 _SESSION_KEY: Final = "sqlaudit.context"
 
 
@@ -37,6 +39,10 @@ def _check_user_id(argument: str, value: object) -> None:
         raise ContextError(f"{argument} is a {type(value).__name__}; expected a str, int, UUID or None.")
     if value == "":
         raise ContextError(f"{argument} is an empty string; expected an id, or None for nobody.")
+    if len(str(value)) > MAX_USER_ID_LENGTH:
+        raise ContextError(
+            f"{argument} is {len(str(value))} characters long; expected an id of at most {MAX_USER_ID_LENGTH}."
+        )
 
 
 def _frozen_facts(facts: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -53,7 +59,7 @@ def _frozen_facts(facts: Mapping[str, Any]) -> Mapping[str, Any]:
         ) from error
     if size > MAX_FACTS_BYTES:
         raise ContextError(
-            f"The extra facts {', '.join(sorted(facts))} are {size} bytes of JSON; at most {MAX_FACTS_BYTES} "
+            f"The extra facts {', '.join(sorted(map(str, facts)))} are {size} bytes of JSON; at most {MAX_FACTS_BYTES} "
             f"are stored with every change: keep large things elsewhere and give their id."
         )
     return MappingProxyType(json.loads(text))
@@ -87,12 +93,23 @@ class AuditContext:
 
 NOBODY: Final = AuditContext()
 
-_current: ContextVar[AuditContext] = ContextVar("sqlaudit_context", default=NOBODY)
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """A context, and the block that it holds for."""
+
+    context: AuditContext
+    block: "AuditContextManager | None" = None
+    outer: "_Scope | None" = None
+
+
+_NO_SCOPE: Final = _Scope(NOBODY)
+_current: ContextVar[_Scope] = ContextVar("sqlaudit_context", default=_NO_SCOPE)
 
 
 def get_audit_context() -> AuditContext:
     """Return the context of the running task or thread; an empty one if none was set."""
-    return _current.get()
+    return _current.get().context
 
 
 def set_audit_context(
@@ -118,13 +135,13 @@ def set_audit_context(
         ContextError: a value is of another type, or the facts are no JSON or too large.
     """
     context = AuditContext(user_id=user_id, reason=reason, impersonated_by=impersonated_by, facts=facts)
-    _current.set(context)
+    _current.set(replace(_current.get(), context=context))
     return context
 
 
 def clear_audit_context() -> None:
     """Forget who acts, and why, in the running task or thread."""
-    _current.set(NOBODY)
+    _current.set(replace(_current.get(), context=NOBODY))
 
 
 class AuditContextManager:
@@ -160,24 +177,23 @@ class AuditContextManager:
         **facts: Any,
     ) -> None:
         self._context = AuditContext(user_id=user_id, reason=reason, impersonated_by=impersonated_by, facts=facts)
-        self._entered: list[tuple[Token[AuditContext], AuditContext]] = []
 
     def __enter__(self) -> AuditContext:
         outer = _current.get()
-        inner = self._context.under(outer)
-        self._entered.append((_current.set(inner), outer))
+        inner = self._context.under(outer.context)
+        _current.set(_Scope(inner, self, outer))
         return inner
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        token, outer = self._entered.pop()
-        try:
-            _current.reset(token)
-        except ValueError:
-            # Closed in another copy of the context than it was opened in, as the sync
-            # generator dependencies of FastAPI are: what this copy sees is put right.
-            _current.set(outer)
+        # Closed in another copy of the context than it was opened in, as the sync generator
+        # dependencies of FastAPI are, a block isn't there, and there is nothing to put back.
+        scope: _Scope | None = _current.get()
+        while scope is not None and scope.block is not self:
+            scope = scope.outer
+        if scope is not None and scope.outer is not None:
+            _current.set(scope.outer)
 
 
 audit_context = AuditContextManager
@@ -223,7 +239,7 @@ def context_of(session: Session, began_with: AuditContext) -> AuditContext:
     asked: a dependency that commits at teardown does so after the actor's
     block has closed.
     """
-    current = _current.get()
+    current = get_audit_context()
     bound: AuditContext | None = session.info.get(_SESSION_KEY)
     if bound is not None:
         current = bound.under(current)

@@ -11,11 +11,12 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, TextClause, event
 from sqlalchemy.orm import FromStatement, InstanceState, Mapper, Session, SessionTransaction, UOWTransaction
-from sqlalchemy.sql.dml import UpdateBase
+from sqlalchemy.sql.dml import Delete, UpdateBase
 
 from sqlaudit.capture.refusals import find_hidden_dml, find_text_dml
 from sqlaudit.capture.statements import Pending, read_before, tell, written_table
 from sqlaudit.capture.unit_of_work import (
+    Flush,
     begin_flush,
     certain_changes,
     changes_of,
@@ -63,8 +64,8 @@ def after_begin(session: Session, transaction: SessionTransaction, connection: C
 
 def before_flush(session: Session, context: UOWTransaction, instances: Any) -> None:
     """Runs before the unit of work has decided what it will write; listeners after it may still change objects."""
-    begin_flush(session, context)
     config = config_of(session)
+    begin_flush(session, context, locks_rows=config.lock_rows)
     if config.require_user:
         # Nothing is sent for what is known to need a user; what only the flush finds is refused by record().
         for mapper, resource_type in certain_changes(session):
@@ -197,9 +198,7 @@ def _capture(
     if flush is not None:
         if flush.coming:
             take_old_images(flush)
-        # Mappers send their DML with a statement cache of their own; the rows of a secondary
-        # table, and what the application's listeners execute within the flush, come without.
-        of_a_mapper = "compiled_cache" in execution_options and statement.table in flush.tables
+        of_a_mapper = _is_of_a_mapper(statement, flush, execution_options)
     if execution_options.get(OPT_OUT_OPTION, True) is False:
         return None
     config = config_of(session)
@@ -214,6 +213,12 @@ def _capture(
     return pending
 
 
+def _is_of_a_mapper(statement: UpdateBase, flush: Flush, execution_options: Any) -> bool:
+    # Mappers send their DML with a statement cache of their own; the rows of a secondary
+    # table, and what the application's listeners execute within the flush, come without.
+    return "compiled_cache" in execution_options and statement.table in flush.tables
+
+
 def _after_execute(
     connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any, result: Any
 ) -> None:
@@ -221,11 +226,13 @@ def _after_execute(
     dml = statement.element if isinstance(statement, FromStatement) else statement
     if not isinstance(dml, UpdateBase) or (session := _hooked_session(execution_options)) is None:
         return
+    flush = current_flush(session)
+    if flush is not None and isinstance(dml, Delete) and _is_of_a_mapper(dml, flush, execution_options):
+        flush.check_deleted(written_table(dml), multiparams or [params], result.rowcount)
     waiting: list[Pending] = session.info.get(_PENDING_KEY, [])
     if not waiting or waiting[-1].statement is not dml:
         return
     pending = waiting.pop()
-    flush = current_flush(session)
     try:
         batches = tell(pending, connection, result, flush)
         if flush is not None:

@@ -14,6 +14,9 @@ from sqlaudit.types import Operation
 Image: TypeAlias = dict[str, JSONValue]
 """The encoded values of a row by column key. A key that is missing: nobody knows, or nobody asked."""
 
+ParameterSets: TypeAlias = Sequence[Mapping[str, Any]]
+"""What a statement is executed with: one set, or many."""
+
 ROWS_PER_SELECT: Final = 1000
 
 Item = TypeVar("Item")

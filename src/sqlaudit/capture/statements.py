@@ -34,6 +34,7 @@ from sqlaudit.capture.rows import (
     ROWS_PER_SELECT,
     AuditedTable,
     Image,
+    ParameterSets,
     RowChange,
     among,
     audited_table,
@@ -47,7 +48,6 @@ from sqlaudit.exceptions import CaptureError, UncapturedStatementError
 from sqlaudit.tracking import tracking_of
 from sqlaudit.types import Operation
 
-ParameterSets: TypeAlias = Sequence[Mapping[str, Any]]
 Key: TypeAlias = tuple[Any, ...]
 Batches: TypeAlias = Iterator[list[RowChange]]
 

@@ -19,8 +19,9 @@ from sqlalchemy.orm import InstanceState, Mapper, Session, UOWTransaction
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.base import NO_VALUE
 
-from sqlaudit.capture.rows import AuditedTable, Image, RowChange, audited_table, read_images
+from sqlaudit.capture.rows import AuditedTable, Image, ParameterSets, RowChange, audited_table, read_images
 from sqlaudit.codec import JSON_NULL
+from sqlaudit.exceptions import CaptureError
 from sqlaudit.tracking import Tracking, tracked_tables, tracking_of
 from sqlaudit.types import Operation
 
@@ -68,8 +69,9 @@ _plans: WeakKeyDictionary[Mapper[Any], tuple[_Rows, ...]] = WeakKeyDictionary()
 
 def _rows_of(mapper: Mapper[Any]) -> tuple[_Rows, ...]:
     """Return where *mapper*'s objects keep what is tracked, base tables first."""
-    plan = _plans.get(mapper)
-    if plan is None or any(tracking_of(rows.table) is not rows.tracking for rows in plan):
+    plan = _plans.get(mapper, ())
+    # A table may be tracked later, or get the columns of another subclass.
+    if not plan or any(tracking_of(rows.table) is not rows.tracking for rows in plan):
         plan = _plans[mapper] = tuple(_plan(mapper, table, tracking) for table, tracking in tracked_tables(mapper))
     return plan
 
@@ -177,6 +179,8 @@ class Flush:
     """The tracked rows of one flush."""
 
     context: UOWTransaction
+    locks_rows: bool = False
+    """Old values are read and locked, though they may be in memory."""
     coming: list[_Write] = dataclasses.field(default_factory=list)
     """Announced by mapper events; no statement has been sent since."""
     announced: dict[InstanceState[Any], _Write] = dataclasses.field(default_factory=dict)
@@ -187,8 +191,10 @@ class Flush:
     old_images: dict[tuple[Table, str], Image] = dataclasses.field(default_factory=dict)
     """What was read, by row; also for rows that are not announced yet."""
     audited: dict[tuple[Table, str], AuditedTable] = dataclasses.field(default_factory=dict)
+    switched: dict[tuple[Table, str], Image] = dataclasses.field(default_factory=dict)
+    """What rows hold that an object has taken over; another may take them over again, with a warning of SQLAlchemy."""
     gone: set[tuple[Table, str]] = dataclasses.field(default_factory=set)
-    """Rows that the database itself has changed in a cascade; recorded as such."""
+    """Rows that were gone before the DELETE of their objects: by another transaction, or by a recorded cascade."""
 
     def announce(
         self, operation: Operation, mapper: Mapper[Any], connection: Connection, state: InstanceState[Any]
@@ -211,8 +217,27 @@ class Flush:
         self.done.append(self.announced[state])
 
     def skip(self, table: Table, row_key: str) -> None:
-        """Note that a row was deleted or changed by a cascade: a DELETE of its object finds nothing more."""
+        """Note that the DELETE of an object finds its row gone."""
         self.gone.add((table, row_key))
+
+    def check_deleted(self, table: Table | None, parameters: ParameterSets, rowcount: int) -> None:
+        """
+        Compare what a DELETE of mapped objects found with the rows that it named.
+
+        Raises:
+            CaptureError: some were gone, and nobody knows which of them.
+        """
+        if table is None or not 0 <= rowcount < len(parameters):
+            return
+        audited = next(each for (known, _), each in self.audited.items() if known is table)
+        row_keys = {audited.row_key(tuple(each[key] for key in audited.primary_key)) for each in parameters}
+        if rowcount == 0:
+            self.gone.update((table, row_key) for row_key in row_keys)
+            return
+        raise CaptureError(
+            f"{len(parameters) - rowcount} of {len(parameters)} rows of {table} that a flush deletes had been deleted "
+            f"by another transaction, and nobody knows which; roll back, or let lock_rows=True find out."
+        )
 
     def add(self, connection: Connection, changes: Sequence[RowChange]) -> None:
         """Note what a statement did that was sent beside those of the mapped objects."""
@@ -232,9 +257,9 @@ class Flush:
         return next((state for state, (is_delete, _) in states.items() if is_delete and state.key == key), None)
 
 
-def begin_flush(session: Session, context: UOWTransaction) -> None:
+def begin_flush(session: Session, context: UOWTransaction, *, locks_rows: bool) -> None:
     """Make room for what the flush of *session* that begins will write."""
-    session.info[_FLUSH_KEY] = Flush(context)
+    session.info[_FLUSH_KEY] = Flush(context, locks_rows)
 
 
 def current_flush(session: Session) -> Flush | None:
@@ -288,7 +313,7 @@ def take_old_images(flush: Flush) -> None:
     for write in coming:
         for rows in _rows_of(write.mapper):
             audited[rows.table] = flush.audited_table(rows, write.connection)
-            before = _remember(rows, audited[rows.table], write.row, _is_whole(rows, write))
+            before = _remember(rows, audited[rows.table], write.row, _is_whole(rows, write), flush.locks_rows)
             if before is None:
                 continue
             write.before[rows.table] = before
@@ -310,8 +335,15 @@ def _is_whole(rows: _Rows, write: _Write) -> bool:
     )
 
 
-def _remember(rows: _Rows, audited: AuditedTable, state: InstanceState[Any], whole: bool) -> _Before | None:
-    """Return what *state* knows of its row before the flush; None if no UPDATE will be sent for it."""
+def _remember(
+    rows: _Rows, audited: AuditedTable, state: InstanceState[Any], whole: bool, locks_rows: bool
+) -> _Before | None:
+    """
+    Return what *state* knows of its row before the flush; None if no UPDATE will be sent for it.
+
+    With *locks_rows* nothing that is needed counts as known: another
+    transaction may have changed the row since it was loaded.
+    """
     committed, current = state.committed_state, state.dict
     if not whole and not rows.post_updates and rows.attributes.isdisjoint(committed):
         return None
@@ -329,7 +361,7 @@ def _remember(rows: _Rows, audited: AuditedTable, state: InstanceState[Any], who
         if value is not NO_VALUE:
             remembered[field.key] = value
         needed = whole or pending or field.volatile or field.is_key
-        if needed and (value is NO_VALUE or not audited.codecs[field.key].is_exact_in_memory(value)):
+        if needed and (locks_rows or value is NO_VALUE or not audited.codecs[field.key].is_exact_in_memory(value)):
             missing.add(field.key)
     primary_key = tuple(remembered[field.key] for field in rows.primary_key)
     return _Before(primary_key, remembered, frozenset(missing), whole)
@@ -361,7 +393,7 @@ def _not_announced(flush: Flush, audited: AuditedTable) -> Iterator[_Before]:
             continue
         for rows in _rows_of(state.mapper):
             if rows.table is audited.table:
-                before = _remember(rows, audited, state, is_delete)
+                before = _remember(rows, audited, state, is_delete, flush.locks_rows)
                 if before is not None and before.missing:
                     yield before
 
@@ -410,7 +442,7 @@ def changes_of(flush: Flush) -> dict[Connection, list[RowChange]]:
             changes.setdefault(after.connection, []).extend(after.changes)
             continue
         read = new_images[after.audited.table, after.audited.row_key(after.primary_key)] if after.unread else {}
-        changes.setdefault(after.write.connection, []).extend(_row_changes(after, read))
+        changes.setdefault(after.write.connection, []).extend(_row_changes(flush, after, read))
     return {connection: found for connection, found in changes.items() if found}
 
 
@@ -439,7 +471,8 @@ def _after(rows: _Rows, audited: AuditedTable, write: _Write) -> _After:
                 continue
             values[field.key] = JSON_NULL if value is None and field.evaluates_none else value
         elif before is None:
-            if field.generated:
+            # SQLAlchemy expires what the database has made of an SQL expression.
+            if field.generated or field.attribute in write.state.expired_attributes:
                 unread.add(field.key)
             else:
                 values[field.key] = None
@@ -452,7 +485,7 @@ def _after(rows: _Rows, audited: AuditedTable, write: _Write) -> _After:
     return _After(write, audited, values, unread, primary_key)
 
 
-def _row_changes(after: _After, read: Image) -> Iterator[RowChange]:
+def _row_changes(flush: Flush, after: _After, read: Image) -> Iterator[RowChange]:
     write, audited = after.write, after.audited
     dump = {key: codec.dump for key, codec in audited.codecs.items()}
     new = {key: dump[key](value) for key, value in after.values.items()} | {key: read[key] for key in after.unread}
@@ -469,4 +502,8 @@ def _row_changes(after: _After, read: Image) -> Iterator[RowChange]:
         for key in wanted
         if key in found or key in before.remembered
     }
+    if write.row is not write.state:
+        row = (audited.table, audited.row_key(after.primary_key))
+        old = flush.switched.get(row, old)
+        flush.switched[row] = old | new
     yield from audited.changes(write.operation, old, old | new)

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Dialect, Row, Select, String, Table, and_, false, literal, or_, select
+from sqlalchemy import ColumnElement, Dialect, FromClause, Row, Select, String, Table, and_, false, literal, or_, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Boolean
@@ -13,7 +13,7 @@ from sqlalchemy.types import Boolean
 from sqlaudit.codec import Codec, codec_of, decode_value, key_text, key_value
 from sqlaudit.exceptions import RetrievalError
 from sqlaudit.tables import change_table
-from sqlaudit.tracking import Tracking
+from sqlaudit.tracking import Link, Tracking, tracking_of
 from sqlaudit.types import FieldChange, Operation, SortDirection, SortField
 
 DateRange = tuple[dt.datetime | None, dt.datetime | None]
@@ -26,7 +26,7 @@ _SORT_COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
     """A tracked table as retrieval sees it: how its keys and values are read and named."""
 
@@ -37,11 +37,14 @@ class Resource:
     names: Mapping[str, str]
     """Attribute name by column key."""
     hidden: frozenset[str]
-    """Columns that are recorded for the sake of replay alone: keys that aren't tracked."""
+    """Columns that aren't shown: keys that are recorded for the sake of replay alone, and copies of inherited ones."""
+    members: ColumnElement[bool] | None = None
+    """Which of the table's changes are of the model; None for all of them."""
+    links: tuple["LinkedResource", ...] = ()
 
-    def resource_id(self, value: Any) -> str:
+    def key_parts(self, value: Any) -> list[Any]:
         """
-        Return the canonical text of a key as the user gives it.
+        Return the encoded parts of a key as the user gives it.
 
         Raises:
             RetrievalError: it is no key of this table.
@@ -52,7 +55,7 @@ class Resource:
             expected = "one value" if width == 1 else f"a tuple of {width} values"
             raise RetrievalError(f"{self.label} is identified by {expected}; a key of {len(parts)} was given.")
         try:
-            return key_text([_encode_key(codec, part) for codec, part in zip(self.key_codecs, parts, strict=True)])
+            return [_encode_key(codec, part) for codec, part in zip(self.key_codecs, parts, strict=True)]
         except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
             kinds = ", ".join(type(part).__name__ for part in parts)
             raise RetrievalError(f"A resource id of {self.label} can't be read from this {kinds}: {error}.") from error
@@ -70,25 +73,87 @@ def _encode_key(codec: Codec, value: Any) -> Any:
     return codec.dump(value)
 
 
-def resource_of(table: Table, tracking: Tracking, names: Mapping[str, str], dialect: Dialect) -> Resource:
-    """Return what retrieval needs to know of *table*."""
+@dataclass(frozen=True, slots=True)
+class LinkedResource:
+    """An association table, of which a parent shows the rows as additions and removals in one of its fields."""
+
+    attribute: str
+    label: str
+    own_keys: tuple[str, ...]
+    other_keys: tuple[str, ...]
+    codecs: Mapping[str, Codec]
+
+
+def resource_of(
+    table: Table,
+    tracking: Tracking,
+    names: Mapping[str, str],
+    dialect: Dialect,
+    *,
+    inherited: Collection[str] = (),
+    members: ColumnElement[bool] | None = None,
+) -> Resource:
+    """Return what retrieval needs to know of *table*; *inherited* attributes are shown by another table."""
     codecs = {
         key: None if key in tracking.masked else codec_of(table.columns[key].type, dialect) for key in tracking.recorded
     }
+    hidden = {key for key in tracking.recorded if key not in tracking.fields or names.get(key) in inherited}
     return Resource(
         label=tracking.label,
         key_codecs=tuple(codec_of(table.columns[key].type, dialect) for key in tracking.resource_key),
         codecs=codecs,
         names=names,
-        hidden=frozenset(tracking.recorded) - frozenset(tracking.fields),
+        hidden=frozenset(hidden),
+        members=members,
+        links=tuple(_linked(link, dialect) for link in tracking.links),
+    )
+
+
+def _linked(link: Link, dialect: Dialect) -> LinkedResource:
+    columns, tracking = link.table.columns, tracking_of(link.table)
+    return LinkedResource(
+        attribute=link.attribute,
+        label=link.table.name if tracking is None else tracking.label,
+        own_keys=link.own_keys,
+        other_keys=link.other_keys,
+        codecs={key: codec_of(columns[key].type, dialect) for key in (*link.own_keys, *link.other_keys)},
+    )
+
+
+def of_subclass(label: str) -> ColumnElement[bool]:
+    """Return the criterion that a change is of a row that has one under *label*, too: joined inheritance."""
+    rows = change_table.alias()
+    return change_table.c.resource_id.in_(
+        select(rows.c.resource_id).where(rows.c.resource_type == label).correlate(None)
+    )
+
+
+def of_identities(label: str, key: str, identities: Collection[Any]) -> ColumnElement[bool]:
+    """Return the criterion that a change is of a row whose discriminator *key* was one of *identities*."""
+    rows = change_table.alias()
+    return change_table.c.resource_id.in_(
+        select(rows.c.resource_id)
+        .where(rows.c.resource_type == label, or_(*(_is_value(rows, key, identity) for identity in identities)))
+        .correlate(None)
     )
 
 
 # --- questions -------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Which changes of a resource are wanted; None means all of them."""
+
+    resource: Resource
+    ids: Collection[Any] | None
+    keys: Collection[str] | None
+    """Column keys."""
+    links: Collection[LinkedResource]
+
+
 def select_field_changes(
-    resources: Sequence[tuple[Resource, Collection[Any] | None, Collection[str] | None]],
+    questions: Sequence[Question],
     *,
     user_ids: Collection[str] | None,
     date_range: DateRange,
@@ -97,14 +162,12 @@ def select_field_changes(
     limit: int | None,
 ) -> Select[Any]:
     """
-    Return the query for the changes of *resources*, each with its ids and column keys; None means all of them.
+    Return the query for the changes that answer one of *questions*.
 
     *limit* is how many changes at most are needed, whatever their fields.
     """
     columns = change_table.c
-    query = select(change_table).where(
-        or_(*(_is_of(resource, ids, keys) for resource, ids, keys in resources)) if resources else false()
-    )
+    query = select(change_table).where(or_(false(), *(each for question in questions for each in _criteria(question))))
     if user_ids is not None:
         query = query.where(columns.changed_by.in_(sorted(user_ids)))
     start, end = date_range
@@ -117,16 +180,39 @@ def select_field_changes(
     return query if limit is None else query.limit(limit)
 
 
-def _is_of(resource: Resource, ids: Collection[Any] | None, keys: Collection[str] | None) -> ColumnElement[bool]:
-    columns = change_table.c
-    criteria = [columns.resource_type == resource.label]
-    if ids is not None:
-        criteria.append(columns.resource_id.in_(sorted({resource.resource_id(each) for each in ids})))
-    if keys is not None:
-        criteria.append(
-            or_(*(_HasKey(side, key) for key in sorted(keys) for side in (columns.new_values, columns.old_values)))
-        )
-    return and_(*criteria)
+def _criteria(question: Question) -> Iterator[ColumnElement[bool]]:
+    columns, resource = change_table.c, question.resource
+    ids = None if question.ids is None else [resource.key_parts(each) for each in question.ids]
+    if question.keys is None or question.keys:
+        own = [columns.resource_type == resource.label]
+        if ids is not None:
+            own.append(columns.resource_id.in_(sorted({key_text(parts) for parts in ids})))
+        if resource.members is not None:
+            own.append(resource.members)
+        if question.keys is not None:
+            sides = (columns.new_values, columns.old_values)
+            own.append(or_(*(_HasKey(side, key) for key in sorted(question.keys) for side in sides)))
+        yield and_(*own)
+    for link in question.links:
+        criterion = columns.resource_type == link.label
+        if ids is not None:
+            of_one = (
+                and_(*(_is_value(change_table, key, part) for key, part in zip(link.own_keys, parts, strict=True)))
+                for parts in ids
+            )
+            criterion = and_(criterion, or_(false(), *of_one))
+        yield criterion
+
+
+def _is_value(changes: FromClause, key: str, stored: Any) -> ColumnElement[bool]:
+    """Return the criterion that a row has, or had, a stored value."""
+
+    def in_side(side: Any) -> ColumnElement[bool]:
+        path = side[key]
+        criterion: ColumnElement[bool] = (path.as_integer() if isinstance(stored, int) else path.as_string()) == stored
+        return criterion
+
+    return or_(in_side(changes.c.new_values), in_side(changes.c.old_values))
 
 
 class _HasKey(FunctionElement[bool]):
@@ -162,36 +248,65 @@ def _(element: Any, compiler: Any, **kw: Any) -> str:
 
 
 def field_changes(
-    rows: Iterable[Row[Any]],
-    resources: Mapping[str, tuple[Resource, Collection[str] | None]],
-    user_codec: Codec | None,
-    zone: dt.tzinfo,
+    rows: Iterable[Row[Any]], questions: Sequence[Question], user_codec: Codec | None, zone: dt.tzinfo
 ) -> Iterator[FieldChange]:
-    """Yield the field changes of stored changes: by label, the resource and the column keys that are wanted."""
+    """Yield the field changes of stored changes, as far as *questions* ask for them."""
+    own = {question.resource.label: question for question in questions}
+    linked = {link.label: (question.resource, link) for question in questions for link in question.links}
     for row in rows:
-        resource, wanted = resources[row.resource_type]
-        old, new = row.old_values or {}, row.new_values or {}
-        for key in (*resource.codecs, *sorted((old.keys() | new.keys()) - resource.codecs.keys())):
-            if key in resource.hidden or (key not in old and key not in new):
-                continue
-            if wanted is not None and key not in wanted:
-                continue
-            codec = resource.codecs.get(key)
-            yield FieldChange(
-                change_id=row.id,
-                transaction_id=row.transaction_id,
-                timestamp=row.recorded_at.astimezone(zone),
-                operation=Operation(row.operation),
-                resource_type=row.resource_type,
-                resource_id=key_value(resource.key_codecs, row.resource_id),
-                field_name=resource.names.get(key, key),
-                old_value=decode_value(codec, old[key]) if key in old else None,
-                new_value=decode_value(codec, new[key]) if key in new else None,
-                changed_by=user_id_value(user_codec, row.changed_by),
-                impersonated_by=user_id_value(user_codec, row.impersonated_by),
-                reason=row.reason,
-                context=row.context or {},
-            )
+        shared: dict[str, Any] = {
+            "change_id": row.id,
+            "transaction_id": row.transaction_id,
+            "timestamp": row.recorded_at.astimezone(zone),
+            "changed_by": user_id_value(user_codec, row.changed_by),
+            "impersonated_by": user_id_value(user_codec, row.impersonated_by),
+            "reason": row.reason,
+            "context": row.context or {},
+        }
+        if row.resource_type in own:
+            yield from _own_field_changes(row, own[row.resource_type], shared)
+        else:
+            yield _linked_field_change(row, *linked[row.resource_type], shared)
+
+
+def _own_field_changes(row: Row[Any], question: Question, shared: dict[str, Any]) -> Iterator[FieldChange]:
+    resource = question.resource
+    old, new = row.old_values or {}, row.new_values or {}
+    for key in (*resource.codecs, *sorted((old.keys() | new.keys()) - resource.codecs.keys())):
+        if key in resource.hidden or (key not in old and key not in new):
+            continue
+        if question.keys is not None and key not in question.keys:
+            continue
+        codec = resource.codecs.get(key)
+        yield FieldChange(
+            **shared,
+            operation=Operation(row.operation),
+            resource_type=row.resource_type,
+            resource_id=key_value(resource.key_codecs, row.resource_id),
+            field_name=resource.names.get(key, key),
+            old_value=decode_value(codec, old[key]) if key in old else None,
+            new_value=decode_value(codec, new[key]) if key in new else None,
+        )
+
+
+def _linked_field_change(
+    row: Row[Any], resource: Resource, link: LinkedResource, shared: dict[str, Any]
+) -> FieldChange:
+    """Return what a row of an association table means to the row that it belongs to."""
+
+    def key_in(values: Mapping[str, Any], keys: Sequence[str]) -> Any:
+        parts = tuple(link.codecs[key].load(values[key]) for key in keys)
+        return parts[0] if len(parts) == 1 else parts
+
+    return FieldChange(
+        **shared,
+        operation=Operation.UPDATE,
+        resource_type=resource.label,
+        resource_id=key_in(row.new_values or row.old_values, link.own_keys),
+        field_name=link.attribute,
+        old_value=None if row.old_values is None else key_in(row.old_values, link.other_keys),
+        new_value=None if row.new_values is None else key_in(row.new_values, link.other_keys),
+    )
 
 
 def user_id_value(codec: Codec | None, text: str | None) -> Any:

@@ -3,14 +3,23 @@
 import datetime as dt
 import uuid
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from typing import Any, Literal, get_args, overload
 
-from sqlalchemy import Table, inspect
+from sqlalchemy import ColumnElement, Dialect, Table, inspect
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapper, Session
 
 from sqlaudit import _bridge
-from sqlaudit._statements import DateRange, field_changes, resource_of, select_field_changes
+from sqlaudit._statements import (
+    DateRange,
+    Question,
+    field_changes,
+    of_identities,
+    of_subclass,
+    resource_of,
+    select_field_changes,
+)
 from sqlaudit.codec import codec_of
 from sqlaudit.config import SQLAuditConfig, get_config, user_id_column
 from sqlaudit.exceptions import RetrievalError, UnknownFieldError, UntrackedError
@@ -192,14 +201,9 @@ def _operation(
     def operation(session: Session) -> list[FieldChange]:
         bind_arguments = {"clause": model} if isinstance(model, Table) else {"mapper": inspect(model)}
         dialect = session.get_bind(**bind_arguments).dialect
-        resources = [resource_of(table, tracking, named, dialect) for table, tracking, named in sources]
-        keys = [
-            None if names is None else {key for key, name in resource.names.items() if name in names}
-            for resource in resources
-        ]
-        asked = [(resource, ids, wanted) for resource, wanted in zip(resources, keys, strict=True) if wanted != set()]
+        questions = [_question(model, source, ids, names, dialect) for source in sources]
         query = select_field_changes(
-            asked,
+            questions,
             user_ids=user_ids,
             date_range=date_range,
             sort_by=sort_by,
@@ -211,36 +215,81 @@ def _operation(
             session.flush()
         rows = session.execute(query, bind_arguments=bind_arguments).all()
         user_column = user_id_column(config)
-        found = field_changes(
-            rows,
-            {resource.label: (resource, wanted) for resource, _, wanted in asked},
-            None if user_column is None else codec_of(user_column.type, dialect),
-            config.zone,
-        )
+        user_codec = None if user_column is None else codec_of(user_column.type, dialect)
+        found = field_changes(rows, questions, user_codec, config.zone)
         return list(found)[first : None if count is None else first + count]
 
     return operation
 
 
-def _sources(model: Any) -> list[tuple[Table, Tracking, dict[str, str]]]:
+@dataclass(slots=True)
+class _Source:
+    """A tracked table in which rows of the model are."""
+
+    table: Table
+    tracking: Tracking
+    names: dict[str, str]
+    """Attribute name by column key."""
+    inherited: set[str]
+    """Attributes that a base table shows already."""
+
+
+def _sources(model: Any) -> list[_Source]:
     """Return the tracked tables of *model* and its subclasses, with attribute names by column key."""
     if isinstance(model, Table):
         tracking = tracking_of(model)
         if tracking is None:
             raise UntrackedError(f"The table {model.fullname}")
-        return [(model, tracking, {key: key for key in model.columns.keys()})]
+        return [_Source(model, tracking, {key: key for key in model.columns.keys()}, set())]
     mapper = inspect(model, raiseerr=False) if isinstance(model, type) else None
     if not isinstance(mapper, Mapper):
         raise RetrievalError(f"model_class is {model!r}; expected a mapped class or a tracked Table.")
-    sources: dict[Table, tuple[Table, Tracking, dict[str, str]]] = {}
+    sources: dict[Table, _Source] = {}
     for each in mapper.self_and_descendants:
         attributes = {column: name.key for name in each.column_attrs for column in name.columns}
+        shown: set[str] = set()
         for table, tracking in tracked_tables(each):
-            names = sources.setdefault(table, (table, tracking, {}))[2]
-            names.update({column.key: attributes[column] for column in table.columns if column in attributes})
+            names = {column.key: attributes[column] for column in table.columns if column in attributes}
+            source = sources.setdefault(table, _Source(table, tracking, {}, set(shown)))
+            source.names.update(names)
+            shown.update(names[key] for key in tracking.fields if key in names)
     if not sources:
         raise UntrackedError(model.__name__)
     return list(sources.values())
+
+
+def _members(model: Any, source: _Source, dialect: Dialect) -> ColumnElement[bool] | None:
+    """Return which changes of a table are of *model*'s rows, if it shares the table with its base classes."""
+    if isinstance(model, Table):
+        return None
+    mapper: Mapper[Any] = inspect(model)
+    if mapper.inherits is None or source.table not in mapper.inherits.tables:
+        return None
+    own = tracking_of(mapper.local_table)
+    if own is not None and mapper.local_table is not source.table and mapper.local_table not in mapper.inherits.tables:
+        return of_subclass(own.label)
+    discriminator = mapper.polymorphic_on
+    for table, tracking in tracked_tables(mapper):
+        for key in tracking.recorded:
+            if table.columns[key] is discriminator:
+                identities = [each.polymorphic_identity for each in mapper.self_and_descendants]
+                codec = codec_of(table.columns[key].type, dialect)
+                return of_identities(tracking.label, key, [codec.dump(each) for each in identities if each is not None])
+    raise RetrievalError(
+        f"The trail can't tell the rows of {mapper.class_.__name__} from those of its base class, because their "
+        f"discriminator isn't tracked; ask for {mapper.inherits.class_.__name__}, or track the discriminator."
+    )
+
+
+def _question(model: Any, source: _Source, ids: list[Any] | None, names: set[str] | None, dialect: Dialect) -> Question:
+    members = _members(model, source, dialect)
+    resource = resource_of(
+        source.table, source.tracking, source.names, dialect, inherited=source.inherited, members=members
+    )
+    if names is None:
+        return Question(resource, ids, None, resource.links)
+    keys = {key for key in source.tracking.fields if source.names.get(key, key) in names} - resource.hidden
+    return Question(resource, ids, keys, [link for link in resource.links if link.attribute in names])
 
 
 def _names(fields: Any) -> set[str] | None:
@@ -252,8 +301,9 @@ def _names(fields: Any) -> set[str] | None:
     return set(names)
 
 
-def _check_fields(model: Any, names: set[str], sources: list[tuple[Table, Tracking, dict[str, str]]]) -> None:
-    tracked = {named.get(key, key) for _, tracking, named in sources for key in tracking.fields}
+def _check_fields(model: Any, names: set[str], sources: list[_Source]) -> None:
+    tracked = {source.names.get(key, key) for source in sources for key in source.tracking.fields}
+    tracked |= {link.attribute for source in sources for link in source.tracking.links}
     unknown = names - tracked
     if unknown:
         raise UnknownFieldError(f"the trail of {getattr(model, '__name__', model)}", "filter_fields", unknown, tracked)

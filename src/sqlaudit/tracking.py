@@ -6,7 +6,7 @@ from typing import Any, Final, TypeAlias
 from weakref import WeakSet
 
 from sqlalchemy import Column, Table
-from sqlalchemy.orm import ColumnProperty, CompositeProperty, Mapper, SynonymProperty
+from sqlalchemy.orm import ColumnProperty, CompositeProperty, Mapper, RelationshipProperty, SynonymProperty
 from sqlalchemy.types import NullType
 
 from sqlaudit.codec import is_supported
@@ -77,6 +77,19 @@ class Declaration:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A many-to-many relationship whose additions and removals belong to the history of a row."""
+
+    attribute: str
+    table: Table
+    """The association table, itself tracked."""
+    own_keys: tuple[str, ...]
+    """Its columns that hold the key of the row, in the order of the resource id."""
+    other_keys: tuple[str, ...]
+    """Its columns that hold the key of what is added or removed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tracking:
     """What is audited of one table, in column keys."""
@@ -93,6 +106,7 @@ class Tracking:
     """The columns that make the resource id: the primary key, unless the user named another."""
     user_key: str | None
     """The column that holds the actor when nobody else knows one."""
+    links: tuple[Link, ...] = ()
 
     @property
     def key_columns(self) -> frozenset[str]:
@@ -167,10 +181,21 @@ def resolve_mapper(mapper: Mapper[Any]) -> None:
     if declaration is None:
         return
     fields = _attribute_columns(mapper)
+    names = declaration.tracked_fields or ()
+    relationships = [mapper.relationships[name] for name in names if name in mapper.relationships]
+    columns = tuple(name for name in names if name not in mapper.relationships)
+    if relationships and not columns:
+        raise TrackingError(
+            f"tracked_fields of {mapper.class_.__name__} names relationships alone; name at least one column, too."
+        )
+    if relationships:
+        declaration = replace(declaration, tracked_fields=columns)
     chosen = _choose(declaration, fields, f"the model {mapper.class_.__name__}")
     for table in mapper.tables:
         if isinstance(table, Table):
             _resolve(table, _owner_label(mapper, table), chosen)
+    for relationship in relationships:
+        _resolve_link(mapper, relationship)
 
 
 def resolve_table(table: Table, declaration: Declaration) -> None:
@@ -216,6 +241,32 @@ def _attribute_columns(mapper: Mapper[Any]) -> _Fields:
         if stored:
             columns[attribute.key] = stored
     return columns
+
+
+def _resolve_link(mapper: Mapper[Any], relationship: RelationshipProperty[Any]) -> None:
+    """Track the association table of a many-to-many relationship, and note it with the table that it belongs to."""
+    secondary, name = relationship.secondary, f"{mapper.class_.__name__}.{relationship.key}"
+    if not isinstance(secondary, Table):
+        raise TrackingError(
+            f"{name} is a relationship without a secondary table; its changes are those of a foreign key: name the "
+            f"column that holds it, in the model that has it."
+        )
+    if tracking_of(secondary) is None:
+        resolve_table(secondary, Declaration())
+    in_secondary: dict[Any, Any] = {local: remote.key for local, remote in relationship.synchronize_pairs}
+    others: list[Any] = [remote.key for _, remote in relationship.secondary_synchronize_pairs or ()]
+    for table, tracking in tracked_tables(mapper):
+        own: list[Any] = [in_secondary.get(table.columns[key]) for key in tracking.resource_key]
+        if relationship.key in (link.attribute for link in tracking.links) or None in own:
+            continue
+        link = Link(relationship.key, secondary, tuple(own), tuple(others))
+        table.info[_TABLE_KEY] = replace(tracking, links=(*tracking.links, link))
+        return
+    if not any(link.attribute == relationship.key for _, tracking in tracked_tables(mapper) for link in tracking.links):
+        raise TrackingError(
+            f"{name} can't be shown in the history of its rows: its secondary table doesn't refer to their resource "
+            f"id; audit the secondary table with track()."
+        )
 
 
 def _choose(declaration: Declaration, fields: _Fields, owner: str) -> _Chosen:
@@ -277,6 +328,7 @@ def _resolve(table: Table, label: str, chosen: _Chosen) -> None:
         masked=frozenset(masked),
         resource_key=resource_key,
         user_key=user_key if user_key is not None or earlier is None else earlier.user_key,
+        links=() if earlier is None else earlier.links,
     )
     _refuse_taken_label(table, label)
     _tracked.add(table)

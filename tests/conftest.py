@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from databases import Database, find_postgresql, postgresql_database, sqlite_database
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
+from databases import Database, find_postgresql, postgresql_database, sqlite_database
 from sqlaudit import clear_audit_context
 from sqlaudit.config import clear_config
 from sqlaudit.hooks import Subscription

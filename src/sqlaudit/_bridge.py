@@ -59,7 +59,9 @@ def run(
             return _run_in_async(operation, opened)
         with opened as own:
             return operation(own)
-    if isinstance(session, (AsyncSession, async_scoped_session)):
+    if isinstance(session, async_scoped_session):
+        session = session()
+    if isinstance(session, AsyncSession):
         return session.run_sync(operation)
     return operation(_checked(session))
 
@@ -99,6 +101,8 @@ def _open(
     if factory is None:
         raise RetrievalError("There is no session; give session=, or a session_factory in SQLAuditConfig.")
     made = factory()
+    if isinstance(made, (scoped_session, async_scoped_session)):
+        made = made()
     if isinstance(made, Session):
         return _managed(made)
     if isinstance(made, AsyncSession):

@@ -17,11 +17,12 @@ import re
 import uuid
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import types as sqltypes
-from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -65,6 +66,8 @@ class Codec:
     """The column holds JSON: None in memory may be an SQL NULL or the JSON value null."""
     keeps_text: bool = False
     """The column keeps a document as it was written: 1 and 1.0 are two, though JSON has one kind of number."""
+    is_altered: bool = False
+    """The database rounds or pads what it is given: a value is known when it was read back."""
     sees_null: bool = False
     """*encode* and *decode* are asked about None, too: a decorator may store it as something else."""
 
@@ -96,7 +99,9 @@ class Codec:
 def decode_value(codec: Codec | None, stored: JSONValue) -> Any:
     """Return the Python value of *stored*; its stored form if nobody knows the column any more."""
     if codec is not None:
-        return codec.load(stored)
+        with suppress(LookupError, TypeError, ValueError, ArithmeticError):
+            return codec.load(stored)
+    # The column is gone, or was of another type then.
     return MASKED if stored == MASK else stored
 
 
@@ -113,7 +118,9 @@ def key_text(encoded: list[JSONValue]) -> str:
 def key_value(codecs: Sequence[Codec], text: str) -> Any:
     """Return the Python value of a key from its text: a tuple if it has several columns."""
     if len(codecs) == 1:
-        return codecs[0].decode(text if codecs[0].as_text else json.loads(text))
+        with suppress(ValueError):
+            return codecs[0].decode(text if codecs[0].as_text else json.loads(text))
+        return codecs[0].decode(text)
     return tuple(codec.decode(part) for codec, part in zip(codecs, json.loads(text), strict=True))
 
 
@@ -155,10 +162,38 @@ def _find_codec(type_: TypeEngine[Any], dialect: Dialect) -> Codec:
     if type(type_).bind_expression not in _PLAIN_BIND or type(type_).column_expression not in _PLAIN_COLUMN:
         # The database computes what is stored, or what is read: pgcrypto would leave plaintext in the trail.
         raise LookupError(type_)
+    if not isinstance(type_, TypeDecorator) and not (
+        _is_known(type_, "bind_processor") and _is_known(type_, "result_processor")
+    ):
+        # A type of the user's that sends something else than its base type does.
+        raise LookupError(type_)
     for known, make in _MAKERS:
         if isinstance(type_, known):
-            return make(type_, dialect)
+            codec = make(type_, dialect)
+            return replace(codec, is_altered=True) if _is_altered(type_, dialect) else codec
     raise LookupError(type_)
+
+
+def _is_known(type_: Any, method: str) -> bool:
+    """Return whether a method is one of SQLAlchemy's own."""
+    return next(each for each in type(type_).__mro__ if method in vars(each)).__module__.startswith("sqlalchemy.")
+
+
+def _is_altered(type_: Any, dialect: Dialect) -> bool:
+    """Return whether the database may store another value than it is given."""
+    if dialect.name == "sqlite":
+        # SQLite's own types can be told to leave fractions out; the generic ones keep them.
+        return isinstance(type_, (sqlite.DATETIME, sqlite.TIME))
+    if dialect.name in ("mysql", "mariadb") and isinstance(type_, (sqltypes.DateTime, sqltypes.Time)):
+        return True
+    if isinstance(type_, sqltypes.Float):
+        return isinstance(type_, sqltypes.REAL) or (type_.precision is not None and type_.precision <= 24)
+    if isinstance(type_, (sqltypes.CHAR, sqltypes.NCHAR)):
+        return True
+    precisions = ("precision", "second_precision", "fsp")
+    return isinstance(type_, (sqltypes.DateTime, sqltypes.Time, sqltypes.Interval, postgresql.INTERVAL)) and any(
+        getattr(type_, name, None) is not None for name in precisions
+    )
 
 
 _PLAIN_BIND: Final = (TypeEngine.bind_expression, TypeDecorator.bind_expression)
@@ -188,6 +223,7 @@ def _decorated(type_: Any, dialect: Dialect) -> Codec:
         one_form=False,
         json=inner.json,
         keeps_text=inner.keeps_text,
+        is_altered=inner.is_altered,
         sees_null=True,
     )
 
@@ -223,7 +259,7 @@ def _float(type_: Any, dialect: Dialect) -> Codec:
 
 def _numeric(type_: Any, dialect: Dialect) -> Codec:
     # Without decimals, SQLite stores a float, and SQLAlchemy rounds what it reads.
-    has_decimals = dialect.supports_native_decimal
+    has_decimals = dialect.name != "sqlite"
     scale = type_.scale if has_decimals else _read_scale(type_) if type_.asdecimal else None
 
     def encode(value: Any) -> JSONValue:
@@ -303,9 +339,15 @@ def _json(type_: Any, dialect: Dialect) -> Codec:
     deserialize = getattr(dialect, "_json_deserializer", None)
 
     def encode(value: Any) -> JSONValue:
-        return _wrapped(None if value is JSON_NULL else json.loads(serialize(value)))
+        text = "null" if value is JSON_NULL else serialize(value)
+        try:
+            return _wrapped(json.loads(text, parse_constant=_refuse_constant))
+        except ValueError:
+            return {"$json_text": text}
 
     def decode(stored: JSONValue) -> Any:
+        if isinstance(stored, dict) and stored.keys() == {"$json_text"}:
+            return (deserialize or json.loads)(stored["$json_text"])
         document = _unwrapped(stored)
         return document if deserialize is None else deserialize(json.dumps(document))
 
@@ -324,7 +366,7 @@ def _array(type_: Any, dialect: Dialect) -> Codec:
         kind = tuple if type_.as_tuple else list
         return kind(decode(each) if isinstance(each, list) and not item.json else item.load(each) for each in stored)
 
-    return Codec(encode, decode, as_text=False, one_form=item.one_form)
+    return Codec(encode, decode, as_text=False, one_form=item.one_form, is_altered=item.is_altered)
 
 
 # The first that fits: subclasses before their bases, refused decorators before TypeDecorator.
@@ -341,6 +383,8 @@ _MAKERS: Final[tuple[tuple[type, Callable[[Any, Dialect], Codec]], ...]] = (
     (sqltypes.Enum, _enum),
     (sqltypes.String, _string),
     (sqltypes.LargeBinary, _binary),
+    (sqltypes.BINARY, _binary),
+    (sqltypes.VARBINARY, _binary),
     (sqltypes.DateTime, _datetime),
     (sqltypes.Date, _date),
     (sqltypes.Time, _time),
@@ -354,6 +398,11 @@ _MAKERS: Final[tuple[tuple[type, Callable[[Any, Dialect], Codec]], ...]] = (
 
 JSON_NULL: Final = sqltypes.JSON.NULL
 """In place of a value: the JSON value null, which Python, too, calls None."""
+
+
+def _refuse_constant(name: str) -> None:
+    """Refuse NaN and the infinities, which SQLite keeps in a document although JSON has none."""
+    raise ValueError(name)
 
 
 def _wrapped(document: JSONValue) -> JSONValue:

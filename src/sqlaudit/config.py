@@ -66,6 +66,9 @@ class SQLAuditConfig:
                 f"get_user_id_callback is a {type(self.get_user_id_callback).__name__}; expected a function without "
                 f"parameters that returns the id of the acting user."
             )
+        for name in ("require_user", "lock_rows", "warn_uncaptured"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigurationError(f"{name} is {getattr(self, name)!r}; expected True or False.")
         _check_user_model(self.user_model, self.user_model_user_id_field)
         object.__setattr__(self, "zone", _zone(self.time_zone))
 
@@ -113,11 +116,18 @@ def user_id_column(config: SQLAuditConfig) -> Column[Any] | None:
     """Return the column of the user model's id; None without a user model."""
     if config.user_model is None:
         return None
+    if config.user_model_user_id_field is not None:
+        return _column_of(config.user_model, config.user_model_user_id_field)
     mapper: Mapper[Any] = class_mapper(config.user_model, configure=False)
-    if config.user_model_user_id_field is None:
-        return mapper.primary_key[0] if isinstance(mapper.primary_key[0], Column) else None
-    attribute = mapper.get_property(config.user_model_user_id_field, _configure_mappers=False)
-    column = attribute.columns[0] if isinstance(attribute, ColumnProperty) else None
+    return mapper.primary_key[0] if isinstance(mapper.primary_key[0], Column) else None
+
+
+def _column_of(model: type[Any], name: str) -> Column[Any] | None:
+    """Return the column that an attribute of a model stands for; None if it stands for something else."""
+    attribute = getattr(model, name, None)
+    if not isinstance(attribute, InstrumentedAttribute) or not isinstance(attribute.property, ColumnProperty):
+        return None
+    column = attribute.property.columns[0]
     return column if isinstance(column, Column) else None
 
 
@@ -139,8 +149,8 @@ def _check_user_model(model: Any, id_field: Any) -> None:
         return
     if not isinstance(id_field, str):
         raise ConfigurationError(f"user_model_user_id_field is a {type(id_field).__name__}; expected a field's name.")
-    known = [key for key, value in vars(model).items() if isinstance(value, InstrumentedAttribute)]
-    if not isinstance(getattr(model, id_field, None), InstrumentedAttribute):
+    known = [key for key in dir(model) if _column_of(model, key) is not None]
+    if id_field not in known:
         message = str(UnknownFieldError(model.__name__, "user_model_user_id_field", [id_field], known))
         raise ConfigurationError(message)
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from sqlalchemy import Column, MetaData, Table, event, inspect
 from sqlalchemy.orm import MappedColumn, Mapper
+from sqlalchemy.orm.exc import UnmappedClassError
 
 from sqlaudit.capture.listeners import watch
 from sqlaudit.exceptions import TrackingError
@@ -77,6 +79,8 @@ def track_table(
                 _on_mapper_configured(each, each.class_)
             else:
                 await_configuration(each)
+        if mapper is not None and mapper.configured:
+            _on_all_configured()
         return cls
 
     return declare
@@ -134,6 +138,20 @@ def _on_mapper_configured(mapper: Mapper[Any], cls: type) -> None:
     for table, _ in tracked_tables(mapper):
         create_trail_with(table.metadata)
         watch(mapper)
+        _with_other_mappers.add(mapper)
+
+
+@event.listens_for(Mapper, "after_configured")
+def _on_all_configured() -> None:
+    """Runs when a round of configuration is over: objects of other classes may have rows in the tracked tables, too."""
+    for registry in {mapper.registry for mapper in _with_other_mappers}:
+        for mapper in registry.mappers:
+            if any(tracked_tables(mapper)):
+                watch(mapper)
+    _with_other_mappers.clear()
+
+
+_with_other_mappers: WeakSet[Mapper[Any]] = WeakSet()
 
 
 def _check_class(cls: Any) -> Mapper[Any] | None:
@@ -141,7 +159,11 @@ def _check_class(cls: Any) -> Mapper[Any] | None:
     if not isinstance(cls, type):
         hint = "; for a Core table use track()" if isinstance(cls, Table) else ""
         raise TrackingError(f"@track_table() decorates classes, not {cls!r}{hint}.")
-    mapper: Mapper[Any] | None = inspect(cls, raiseerr=False)
+    try:
+        mapper: Mapper[Any] | None = inspect(cls, raiseerr=False)
+    except UnmappedClassError:
+        # Deferred reflection and abstract concrete bases are mapped later.
+        return None
     if mapper is not None:
         return mapper
     declares = any(isinstance(value, (Column, MappedColumn)) for value in vars(cls).values())

@@ -89,9 +89,10 @@ class UnsupportedTypeError(TrackingError):
 class UntrackedError(TrackingError, LookupError):
     """Something was asked about a model that isn't tracked."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, is_table: bool = False) -> None:
         self.name = name
-        super().__init__(f"{name} is not tracked; decorate it with @track_table().")
+        remedy = "audit it with track()" if is_table else "decorate it with @track_table()"
+        super().__init__(f"{name} is not tracked; {remedy}.")
 
 
 class ContextError(SQLAuditError, ValueError):

@@ -103,5 +103,5 @@ def _own_session_class(maker: async_sessionmaker[Any]) -> type[Session]:
     if current.__module__ == __name__:
         return current
     own = type("AuditedSession", (current,), {"__module__": __name__, "__doc__": "The sessions of one maker."})
-    maker.configure(sync_session_class=own)
+    maker.configure(sync_session_class=sessionmaker(class_=own, **given.kw) if isinstance(given, sessionmaker) else own)
     return own

@@ -23,6 +23,9 @@ from sqlaudit.exceptions import ActorCallbackError, ActorRequiredError, CaptureE
 from sqlaudit.tables import UTCDateTime, change_table
 from sqlaudit.types import UserIdType
 
+__all__ = ["record", "refuse_anonymous", "transaction_of"]
+
+
 _TRANSACTION_KEY: Final = "sqlaudit.transaction"
 
 

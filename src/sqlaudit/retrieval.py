@@ -239,7 +239,7 @@ def _sources(model: Any) -> list[_Source]:
     if isinstance(model, Table):
         tracking = tracking_of(model)
         if tracking is None:
-            raise UntrackedError(f"The table {model.fullname}")
+            raise UntrackedError(f"The table {model.fullname}", is_table=True)
         return [_Source(model, tracking, {key: key for key in model.columns.keys()}, set())]
     mapper = inspect(model, raiseerr=False) if isinstance(model, type) else None
     if not isinstance(mapper, Mapper):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 from weakref import WeakSet
 
-from sqlalchemy import Column, Table
+from sqlalchemy import Column, Join, Table
 from sqlalchemy.orm import ColumnProperty, CompositeProperty, Mapper, RelationshipProperty, SynonymProperty
 from sqlalchemy.types import NullType
 
@@ -19,6 +19,8 @@ _CLASS_ATTRIBUTE: Final = "__sqlaudit_declaration__"
 
 _tracked: WeakSet[Table] = WeakSet()
 _unresolved: WeakSet[Mapper[Any]] = WeakSet()
+
+MAX_LABEL_LENGTH: Final = 255
 
 _Fields: TypeAlias = dict[str, tuple[Column[Any], ...]]
 """The columns that a declaration may name, by the name it uses."""
@@ -59,13 +61,24 @@ class Declaration:
         ):
             if value is not None and (not isinstance(value, str) or not value):
                 raise TrackingError(f"{argument} is {value!r}; expected a name or None.")
+        if table_label is not None and len(table_label) > MAX_LABEL_LENGTH:
+            raise TrackingError(
+                f"table_label is {len(table_label)} characters long; give one of at most {MAX_LABEL_LENGTH}."
+            )
         if tracked_fields is not None and not tracked_fields:
             raise TrackingError("tracked_fields is empty; name at least one field, or None for all of them.")
+        for argument, names in (
+            ("tracked_fields", tracked_fields),
+            ("exclude_fields", exclude_fields),
+            ("masked_fields", masked_fields),
+        ):
+            if names is not None:
+                _names(argument, names)
         contradiction = set(exclude_fields) & {*(tracked_fields or ()), *masked_fields}
         if contradiction:
             raise TrackingError(
                 f"exclude_fields and tracked_fields or masked_fields both name "
-                f"{', '.join(map(repr, sorted(contradiction)))}; a field is audited or it isn't."
+                f"{', '.join(map(repr, sorted(contradiction)))}; leave it out of one of them."
             )
         return cls(
             tracked_fields=None if tracked_fields is None else _names("tracked_fields", tracked_fields),
@@ -126,9 +139,22 @@ def all_tracked() -> list[Table]:
 
 def tracked_tables(mapper: Mapper[Any]) -> Iterator[tuple[Table, Tracking]]:
     """Yield the audited tables that the rows of *mapper* are in, base tables first."""
-    for table in mapper.tables:
-        if isinstance(table, Table) and (tracking := tracking_of(table)) is not None:
+    for table in written_tables(mapper):
+        if (tracking := tracking_of(table)) is not None:
             yield table, tracking
+
+
+def written_tables(mapper: Mapper[Any]) -> list[Table]:
+    """Return the tables that *mapper*'s objects have rows in, base tables first."""
+    tables: list[Table] = []
+    for each in mapper.iterate_to_root():
+        local = each.local_table
+        # An alias or a union is read, as that of an abstract concrete base; it isn't written.
+        joined = list(each.tables) if isinstance(local, Join) else [local]
+        tables = [*(table for table in joined if isinstance(table, Table) and table not in tables), *tables]
+        if each.concrete:
+            break
+    return tables
 
 
 # --- declaring -------------------------------------------------------------------------------------------------------
@@ -191,9 +217,8 @@ def resolve_mapper(mapper: Mapper[Any]) -> None:
     if relationships:
         declaration = replace(declaration, tracked_fields=columns)
     chosen = _choose(declaration, fields, f"the model {mapper.class_.__name__}")
-    for table in mapper.tables:
-        if isinstance(table, Table):
-            _resolve(table, _owner_label(mapper, table), chosen)
+    for table in written_tables(mapper):
+        _resolve(table, _owner_label(mapper, table), chosen)
     for relationship in relationships:
         _resolve_link(mapper, relationship)
 
@@ -227,12 +252,14 @@ class _Chosen:
 
 def _attribute_columns(mapper: Mapper[Any]) -> _Fields:
     """Return the names that a declaration may use for the columns of *mapper*'s tables."""
-    tables = set(mapper.tables)
+    tables = {*written_tables(mapper)}
     columns: _Fields = {}
     for attribute in mapper.attrs:
         named: Iterable[Any] = ()
-        if isinstance(attribute, (ColumnProperty, CompositeProperty)):
+        if isinstance(attribute, ColumnProperty):
             named = attribute.columns
+        elif isinstance(attribute, CompositeProperty):
+            named = [column for part in attribute.props for column in part.columns]
         elif isinstance(attribute, SynonymProperty):
             target = mapper.attrs.get(attribute.name)
             named = target.columns if isinstance(target, ColumnProperty) else ()
@@ -303,15 +330,19 @@ def _resolve(table: Table, label: str, chosen: _Chosen) -> None:
         return
     primary_key = tuple(column.key for column in table.primary_key)
     if not primary_key:
-        raise TrackingError(f"The table {table.fullname} has no primary key; its rows can't be told apart in a trail.")
+        raise TrackingError(
+            f"The table {table.fullname} has no primary key, so its rows can't be told apart; "
+            f"give it one, or leave it untracked."
+        )
     resource_key = tuple(column.key for column in chosen.resource_key if column.table is table)
     if not resource_key:
         resource_key = earlier.resource_key if earlier is not None else primary_key
     hidden = masked & {*primary_key, *resource_key}
     if hidden:
         raise TrackingError(
-            f"masked_fields names {', '.join(map(repr, sorted(hidden)))} of {table.fullname}, which is its key; "
-            f"the resource id of every change would show it."
+            f"masked_fields names {', '.join(map(repr, sorted(hidden)))} of {table.fullname}, its key, "
+            f"which the resource id of every change shows; leave it out of masked_fields, or name another "
+            f"resource_id_field."
         )
     user_key = next((column.key for column in chosen.user_key if column.table is table), None)
     recorded = {*fields, *primary_key}
@@ -354,6 +385,6 @@ def _refuse_taken_label(table: Table, label: str) -> None:
 
 
 def _names(argument: str, names: Collection[str]) -> tuple[str, ...]:
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    if isinstance(names, str) or not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
         raise TrackingError(f"{argument} is {names!r}; expected a list of field names.")
     return tuple(dict.fromkeys(names))

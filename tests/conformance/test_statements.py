@@ -5,13 +5,9 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from databases import Database
 from sqlalchemy import (
     Column,
-    Computed,
     ForeignKey,
-    Identity,
-    Integer,
     Numeric,
     String,
     Table,
@@ -33,15 +29,15 @@ from sqlalchemy.orm import (
     Mapped,
     Session,
     aliased,
-    column_property,
     mapped_column,
     relationship,
     with_loader_criteria,
 )
-from witness import Story, told, watch_rows, witnessed
 
+from databases import Database
 from sqlaudit import SQLAuditConfig, audit_context, get_resource_changes, register_hooks, set_config, track, track_table
 from sqlaudit.exceptions import UncapturedStatementError, UncapturedStatementWarning
+from witness import Story, told, watch_rows, witnessed
 
 
 class Base(DeclarativeBase):

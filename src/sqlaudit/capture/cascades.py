@@ -25,6 +25,9 @@ from sqlaudit.capture.rows import (
 from sqlaudit.tracking import tracking_of
 from sqlaudit.types import Operation
 
+__all__ = ["CascadedRows", "has_dependents", "read_cascaded"]
+
+
 Effect: TypeAlias = frozenset[str] | None
 
 _ACTIONS: Final = ("CASCADE", "SET NULL", "SET DEFAULT")

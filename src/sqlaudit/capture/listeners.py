@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, TextClause, event
 from sqlalchemy.orm import FromStatement, InstanceState, Mapper, Session, SessionTransaction, UOWTransaction
-from sqlalchemy.sql.dml import Delete, UpdateBase
+from sqlalchemy.sql.dml import Delete, Update, UpdateBase
 
 from sqlaudit.capture.refusals import find_hidden_dml, find_text_dml
 from sqlaudit.capture.statements import Pending, read_before, tell, written_table
@@ -22,6 +22,7 @@ from sqlaudit.capture.unit_of_work import (
     changes_of,
     current_flush,
     end_flush,
+    foresee,
     take_old_images,
 )
 from sqlaudit.config import SQLAuditConfig, get_config
@@ -29,6 +30,9 @@ from sqlaudit.exceptions import CaptureError, UncapturedStatementError, Uncaptur
 from sqlaudit.recorder import record, refuse_anonymous, transaction_of
 from sqlaudit.tracking import resolve_all
 from sqlaudit.types import Operation
+
+__all__ = ["CONFIG_ATTRIBUTE", "SESSION_LISTENERS", "after_flush", "watch"]
+
 
 CONFIG_ATTRIBUTE: Final = "__sqlaudit_config__"
 """Present on a `Session` class or object that is hooked: its configuration; None for the default one."""
@@ -69,7 +73,9 @@ def before_flush(session: Session, context: UOWTransaction, instances: Any) -> N
     if config.require_user:
         # Nothing is sent for what is known to need a user; what only the flush finds is refused by record().
         for mapper, resource_type in certain_changes(session):
-            refuse_anonymous(session, session.connection(bind_arguments={"mapper": mapper}), config, resource_type)
+            connection = session.connection(bind_arguments={"mapper": mapper})
+            refuse_anonymous(session, connection, config, resource_type)
+            break
 
 
 def after_flush(session: Session, context: UOWTransaction) -> None:
@@ -167,7 +173,8 @@ def _attend(session: Session, connection: Connection) -> None:
 def _hooked_session(execution_options: Any) -> Session | None:
     reference = execution_options.get(_SESSION_OPTION)
     session: Session | None = None if reference is None else reference()
-    return session if session is not None and is_hooked(session) else None
+    # A connection that was lent to the session outlives its transactions: between them it isn't the session's.
+    return session if session is not None and is_hooked(session) and session.in_transaction() else None
 
 
 def _before_execute(
@@ -199,6 +206,8 @@ def _capture(
         if flush.coming:
             take_old_images(flush)
         of_a_mapper = _is_of_a_mapper(statement, flush, execution_options)
+        if of_a_mapper and isinstance(statement, Update) and (table := written_table(statement)) is not None:
+            foresee(flush, connection, table)
     if execution_options.get(OPT_OUT_OPTION, True) is False:
         return None
     config = config_of(session)
@@ -216,7 +225,8 @@ def _capture(
 def _is_of_a_mapper(statement: UpdateBase, flush: Flush, execution_options: Any) -> bool:
     # Mappers send their DML with a statement cache of their own; the rows of a secondary
     # table, and what the application's listeners execute within the flush, come without.
-    return "compiled_cache" in execution_options and statement.table in flush.tables
+    table = written_table(statement)
+    return "compiled_cache" in execution_options and table is not None and flush.expects(table)
 
 
 def _after_execute(

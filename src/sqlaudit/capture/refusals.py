@@ -10,6 +10,9 @@ from sqlaudit.capture.statements import written_table
 from sqlaudit.exceptions import UncapturedStatementError
 from sqlaudit.tracking import all_tracked, tracking_of
 
+__all__ = ["find_hidden_dml", "find_text_dml"]
+
+
 _COMMENTS: Final = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _NAME: Final = r"""(?:["`\[]?[\w$]+["`\]]?\s*\.\s*)?["`\[]?([\w$]+)["`\]]?"""
 _WRITES: Final = re.compile(

@@ -11,6 +11,20 @@ from sqlaudit.codec import JSON_NULL, MASK, Codec, JSONValue, codec_of, key_text
 from sqlaudit.tracking import Tracking
 from sqlaudit.types import Operation
 
+__all__ = [
+    "ROWS_PER_SELECT",
+    "AuditedTable",
+    "Image",
+    "ParameterSets",
+    "RowChange",
+    "among",
+    "audited_table",
+    "batched",
+    "read_images",
+    "select_images",
+]
+
+
 Image: TypeAlias = dict[str, JSONValue]
 """The encoded values of a row by column key. A key that is missing: nobody knows, or nobody asked."""
 

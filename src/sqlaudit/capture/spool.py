@@ -5,6 +5,9 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO, Any, Final, Generic, TypeVar
 
+__all__ = ["Spool"]
+
+
 Item = TypeVar("Item")
 
 CHUNKS_IN_MEMORY: Final = 10

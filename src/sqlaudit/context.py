@@ -47,6 +47,8 @@ def _check_user_id(argument: str, value: object) -> None:
 
 def _frozen_facts(facts: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a read-only copy of *facts*, as they come back from the database."""
+    if not isinstance(facts, Mapping):
+        raise ContextError(f"facts is a {type(facts).__name__}; expected a mapping of names to JSON values.")
     if not facts:
         return MappingProxyType({})
     try:

@@ -5,7 +5,7 @@ import os
 import time
 import uuid
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from inspect import isawaitable, iscoroutine, iscoroutinefunction
 from typing import Any, Final
@@ -23,7 +23,7 @@ from sqlaudit.exceptions import ActorCallbackError, ActorRequiredError, CaptureE
 from sqlaudit.tables import UTCDateTime, change_table
 from sqlaudit.types import UserIdType
 
-__all__ = ["record", "refuse_anonymous", "transaction_of"]
+__all__ = ["record", "require_actor", "transaction_of"]
 
 
 _TRANSACTION_KEY: Final = "sqlaudit.transaction"
@@ -51,23 +51,26 @@ def transaction_of(session: Session) -> AuditTransaction:
 
 
 def record(
-    session: Session, connection: Connection, batches: Iterable[Sequence[RowChange]], config: SQLAuditConfig
+    session: Session,
+    connection: Connection,
+    batches: Iterable[Sequence[RowChange]],
+    config: SQLAuditConfig,
+    context: AuditContext | None = None,
 ) -> None:
     """
     Write changes, in their order, on the connection that made them: one INSERT per batch.
 
+    *context* says who acts; it is asked for if not given.
+
     Raises:
         ActorRequiredError: nobody is known to have made them, and the configuration requires somebody.
         ActorCallbackError: the callback that should know failed.
-        CaptureError: the connection commits every statement by itself.
         TrailMissingError: the trail's table isn't in the database.
     """
-    context: AuditContext | None = None
     for changes in batches:
         if not changes:
             continue
         if context is None:
-            refuse_autocommit(connection)
             context = acting_context(session, connection, config)
         _write(connection, transaction_of(session).id, context, changes, config)
 
@@ -116,16 +119,20 @@ def _write(
         raise
 
 
-def refuse_anonymous(session: Session, connection: Connection, config: SQLAuditConfig, resource_type: str) -> None:
+def require_actor(
+    session: Session, connection: Connection, config: SQLAuditConfig, resource_types: Collection[str]
+) -> AuditContext:
     """
-    Refuse a change that nobody is known to make.
+    Return who acts at this moment, for changes that are known to come.
 
     Raises:
         ActorRequiredError: no context and no callback names a user.
         ActorCallbackError: the callback that should know failed.
     """
-    if acting_context(session, connection, config).user_id is None:
-        raise ActorRequiredError({resource_type})
+    context = acting_context(session, connection, config)
+    if context.user_id is None:
+        raise ActorRequiredError(resource_types)
+    return context
 
 
 def acting_context(session: Session, connection: Connection, config: SQLAuditConfig) -> AuditContext:
@@ -140,23 +147,6 @@ def acting_context(session: Session, connection: Connection, config: SQLAuditCon
         return context
     user_id = _ask(config.get_user_id_callback, connection)
     return AuditContext(user_id=user_id).under(context)
-
-
-def refuse_autocommit(connection: Connection) -> None:
-    """
-    Refuse a connection on which a change and its trail wouldn't be committed together.
-
-    Raises:
-        CaptureError: its isolation level is AUTOCOMMIT.
-    """
-    level = connection.get_execution_options().get(
-        "isolation_level", getattr(connection.dialect, "_on_connect_isolation_level", None)
-    )
-    if level == "AUTOCOMMIT":
-        raise CaptureError(
-            "The connection is in AUTOCOMMIT mode, where a change and its trail can't be committed together; use "
-            "another isolation level for sessions that write tracked models."
-        )
 
 
 def _ask(callback: UserIdCallback, connection: Connection) -> UserIdType | None:

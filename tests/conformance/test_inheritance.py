@@ -688,10 +688,7 @@ async def test_several_tables_of_one_class_are_told(maker: Maker) -> None:
     "order",
     [
         "tracked first",
-        pytest.param(
-            "tracked last",
-            marks=pytest.mark.xfail(reason="SILENT: a mapper that was configured before isn't watched", strict=True),
-        ),
+        "tracked last",
     ],
 )
 async def test_other_classes_of_a_tracked_table_are_told(maker: Maker, order: str) -> None:

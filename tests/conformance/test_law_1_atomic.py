@@ -549,7 +549,6 @@ def unprepared(database: Database, engine: AsyncEngine, **options: Any) -> Async
     )
 
 
-@pytest.mark.xfail(reason="record() refuses AUTOCOMMIT when the rows have been sent, and committed", strict=True)
 @pytest.mark.parametrize("of_engine", [True, False], ids=["engine", "execution-options"])
 async def test_autocommit_engine_is_refused_before_anything_is_sent(
     database: Database, engine: AsyncEngine, maker: Maker, of_engine: bool
@@ -569,7 +568,6 @@ async def test_autocommit_engine_is_refused_before_anything_is_sent(
     assert await stored_trail(engine) == []
 
 
-@pytest.mark.xfail(reason="record() refuses AUTOCOMMIT when the rows have been sent, and committed", strict=True)
 async def test_autocommit_connection_of_a_session_is_refused_before_anything_is_sent(
     database: Database, engine: AsyncEngine, maker: Maker
 ) -> None:
@@ -593,7 +591,6 @@ async def test_autocommit_connection_of_a_session_is_refused_before_anything_is_
     assert inserted(await stored_trail(engine)) == [1]
 
 
-@pytest.mark.xfail(reason="record() refuses AUTOCOMMIT when the rows have been sent, and committed", strict=True)
 @pytest.mark.parametrize("verb", ["insert", "update", "delete"])
 async def test_autocommit_statement_is_refused_before_anything_is_sent(
     database: Database, engine: AsyncEngine, maker: Maker, verb: str

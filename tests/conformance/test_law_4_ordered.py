@@ -241,9 +241,6 @@ async def test_ids_follow_the_order_of_the_statements(engine: AsyncEngine, maker
     assert len(trail) == 12
 
 
-@pytest.mark.xfail(
-    reason="save_obj() sends UPDATEs before INSERTs, and fires after_insert before after_update", strict=True
-)
 async def test_resource_key_that_is_given_up_and_taken_in_one_flush_is_told_in_that_order(
     engine: AsyncEngine, maker: Maker
 ) -> None:

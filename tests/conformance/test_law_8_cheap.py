@@ -406,7 +406,6 @@ async def test_callback_is_asked_once_per_flush(engine: AsyncEngine, maker: Make
     assert len(asked) == 1
 
 
-@pytest.mark.xfail(reason="before_flush() asks once for each tracked object, and record() once more", strict=True)
 async def test_callback_is_asked_once_per_flush_with_require_user(engine: AsyncEngine, maker: Maker) -> None:
     """The callback is asked once for all the changes of a flush, also when it is asked before anything is sent."""
     asked: list[int] = []

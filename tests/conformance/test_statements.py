@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import (
@@ -96,7 +96,7 @@ class Node(Base):
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("node.id", ondelete="CASCADE", onupdate="CASCADE"))
 
 
-table = Account.__table__
+table: Any = Account.__table__
 
 
 @pytest.fixture(name="hooked")
@@ -118,7 +118,7 @@ async def _hooked(engine: AsyncEngine, maker: async_sessionmaker[AsyncSession]) 
             ],
         )
         await connection.execute(insert(Tag), [{"id": 1}, {"id": 2}])
-        await connection.run_sync(watch_rows, table, account_tag, Node.__table__)
+        await connection.run_sync(watch_rows, table, account_tag, cast(Table, Node.__table__))
     set_config(SQLAuditConfig(session_factory=maker))
     register_hooks(maker)
     async with maker() as session:
@@ -399,7 +399,7 @@ async def test_what_cannot_be_captured_is_refused_before_it_is_sent(name: str, h
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 async def test_dml_in_a_common_table_expression_is_refused(hooked: AsyncSession) -> None:
     """What is hidden in a SELECT is found before it is sent."""
-    changed = update(Account.__table__).values(balance=1).returning(table.c.id).cte()
+    changed = update(table).values(balance=1).returning(table.c.id).cte()
 
     with pytest.raises(UncapturedStatementError, match="common table expression"):
         await hooked.execute(select(changed.c.id))

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, TextClause, event
 from sqlalchemy.orm import FromStatement, InstanceState, Mapper, Session, SessionTransaction, UOWTransaction
 from sqlalchemy.sql.dml import Delete, Update, UpdateBase
 
+from sqlaudit.capture.connections import refuse_autocommit
 from sqlaudit.capture.refusals import find_hidden_dml, find_text_dml
 from sqlaudit.capture.statements import Pending, read_before, tell, written_table
 from sqlaudit.capture.unit_of_work import (
@@ -27,7 +28,7 @@ from sqlaudit.capture.unit_of_work import (
 )
 from sqlaudit.config import SQLAuditConfig, get_config
 from sqlaudit.exceptions import CaptureError, UncapturedStatementError, UncapturedStatementWarning
-from sqlaudit.recorder import record, refuse_anonymous, transaction_of
+from sqlaudit.recorder import record, require_actor, transaction_of
 from sqlaudit.tracking import resolve_all
 from sqlaudit.types import Operation
 
@@ -69,13 +70,13 @@ def after_begin(session: Session, transaction: SessionTransaction, connection: C
 def before_flush(session: Session, context: UOWTransaction, instances: Any) -> None:
     """Runs before the unit of work has decided what it will write; listeners after it may still change objects."""
     config = config_of(session)
-    begin_flush(session, context, locks_rows=config.lock_rows)
+    flush = begin_flush(session, context, locks_rows=config.lock_rows)
     if config.require_user:
         # Nothing is sent for what is known to need a user; what only the flush finds is refused by record().
-        for mapper, resource_type in certain_changes(session):
-            connection = session.connection(bind_arguments={"mapper": mapper})
-            refuse_anonymous(session, connection, config, resource_type)
-            break
+        certain = dict(certain_changes(session))
+        if certain:
+            connection = session.connection(bind_arguments={"mapper": next(iter(certain))})
+            flush.acting = require_actor(session, connection, config, {*certain.values()})
 
 
 def after_flush(session: Session, context: UOWTransaction) -> None:
@@ -85,7 +86,7 @@ def after_flush(session: Session, context: UOWTransaction) -> None:
     if flush is None or not flush.done:
         return
     for connection, changes in changes_of(flush).items():
-        record(session, connection, [changes], config_of(session))
+        record(session, connection, [changes], config_of(session), flush.acting)
 
 
 def before_commit(session: Session) -> None:
@@ -141,9 +142,12 @@ def _announce(operation: Operation, mapper: Mapper[Any], connection: Connection,
     flush = None if session is None else current_flush(session)
     if session is None or flush is None:
         return
-    if _SESSION_OPTION not in connection.get_execution_options():
-        # The session was hooked after its transaction began.
-        _attend(session, connection)
+    if connection not in flush.connections:
+        flush.connections.add(connection)
+        refuse_autocommit(connection)
+        if _SESSION_OPTION not in connection.get_execution_options():
+            # The session was hooked after its transaction began.
+            _attend(session, connection)
     flush.announce(operation, mapper, connection, state)
 
 
@@ -218,7 +222,7 @@ def _capture(
         return None
     if pending is not None and pending.is_certain and config.require_user:
         table = written_table(statement)
-        refuse_anonymous(session, connection, config, str(table))
+        require_actor(session, connection, config, {str(table)})
     return pending
 
 

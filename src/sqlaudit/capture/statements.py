@@ -30,6 +30,7 @@ from sqlalchemy.sql.dml import Delete, Insert, UpdateBase
 from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList
 
 from sqlaudit.capture.cascades import CascadedRows, has_dependents, read_cascaded
+from sqlaudit.capture.connections import refuse_autocommit
 from sqlaudit.capture.rows import (
     ROWS_PER_SELECT,
     AuditedTable,
@@ -123,6 +124,7 @@ def read_before(
     cascades = not isinstance(statement, Insert) and has_dependents(table, effect)
     if tracking is None and not cascades:
         return None
+    refuse_autocommit(connection)
     compiled: Any = statement.compile(dialect=connection.dialect, column_keys=sorted(parameters[0]))
     state = compiled.compile_state
     returned = compiled.effective_returning if len(statement.exported_columns) else ()

@@ -22,6 +22,7 @@ from sqlalchemy.orm.base import NO_VALUE
 
 from sqlaudit.capture.rows import AuditedTable, Image, ParameterSets, RowChange, audited_table, read_images
 from sqlaudit.codec import JSON_NULL
+from sqlaudit.context import AuditContext
 from sqlaudit.exceptions import CaptureError
 from sqlaudit.tracking import Tracking, tracked_tables, tracking_of
 from sqlaudit.types import Operation
@@ -194,6 +195,9 @@ class Flush:
     context: UOWTransaction
     locks_rows: bool = False
     """Old values are read and locked, though they may be in memory."""
+    acting: AuditContext | None = None
+    """Who acts, if it was asked before anything was sent."""
+    connections: set[Connection] = dataclasses.field(default_factory=set)
     coming: list[_Write] = dataclasses.field(default_factory=list)
     """Announced by mapper events; no statement has been sent since."""
     announced: dict[InstanceState[Any], _Write] = dataclasses.field(default_factory=dict)
@@ -240,7 +244,7 @@ class Flush:
         Raises:
             CaptureError: some were gone, and nobody knows which of them.
         """
-        if table is None or not 0 <= rowcount < len(parameters):
+        if table is None or self.locks_rows or not 0 <= rowcount < len(parameters):
             return
         audited = next(each for (known, _), each in self.audited.items() if known is table)
         row_keys = {audited.row_key(tuple(each[key] for key in audited.primary_key)) for each in parameters}
@@ -286,9 +290,10 @@ class Flush:
         return deleted if is_delete else None
 
 
-def begin_flush(session: Session, context: UOWTransaction, *, locks_rows: bool) -> None:
+def begin_flush(session: Session, context: UOWTransaction, *, locks_rows: bool) -> Flush:
     """Make room for what the flush of *session* that begins will write."""
-    session.info[_FLUSH_KEY] = Flush(context, locks_rows)
+    flush = session.info[_FLUSH_KEY] = Flush(context, locks_rows)
+    return flush
 
 
 def current_flush(session: Session) -> Flush | None:

@@ -20,6 +20,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, note, settings, strategies as st
 from sqlalchemy import URL, ForeignKey
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, SAWarning
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.ext.mutable import MutableDict
@@ -313,7 +314,79 @@ def end_savepoint(world: World, number: int, value: Any) -> None:
             savepoint.rollback()
 
 
+def execute(world: World, statement: Any, parameters: Any = None) -> None:
+    """Execute what the objects don't know of, and let them forget what they knew."""
+    world.session.flush()
+    world.session.execute(statement, parameters, execution_options={"synchronize_session": False})
+    world.session.expire_all()
+
+
+def update_orders(world: World, number: int, value: Any) -> None:
+    execute(
+        world,
+        sa.update(Order)
+        .where(Order.id % 2 == number % 2)
+        .values(name=Order.name + "!", quantity=number % 4, version=Order.version + 1),
+    )
+
+
+def update_from_lines(world: World, number: int, value: Any) -> None:
+    execute(
+        world, sa.update(Order).where(Line.order_id == Order.id, Line.text == "added").values(remark=f"r{number % 2}")
+    )
+
+
+def update_by_key(world: World, number: int, value: Any) -> None:
+    lines = world.living(Line)
+    world.session.flush()
+    keys = [sa.inspect(line).identity[0] for line in lines if sa.inspect(line).identity]
+    if keys:
+        execute(world, sa.update(Line), [{"id": key, "text": f"by key {number % 3}"} for key in keys])
+
+
+def delete_lines(world: World, number: int, value: Any) -> None:
+    execute(world, sa.delete(Line).where(Line.id % 3 == number % 3))
+    world.session.expunge_all()
+    world.objects.clear()
+    world.objects.extend(world.session.scalars(sa.select(Order)).all())
+
+
+def insert_lines(world: World, number: int, value: Any) -> None:
+    if order := world.pick(Order, number):
+        world.session.flush()
+        key = sa.inspect(order).identity[0]
+        row = {"order_id": key, "text": f"inserted {number}"}
+        match number % 5:
+            case 0:
+                execute(world, sa.insert(Line).values(row))
+            case 1:
+                execute(world, sa.insert(Line), [row, row])
+            case 2:
+                execute(world, sa.insert(Line).values([row, row]))
+            case 3:
+                some = sa.select(Order.id, Order.name, sa.literal("s")).where(Order.id == key)
+                execute(world, sa.insert(Line).from_select(["order_id", "text", "kind"], some))
+            case _:
+                world.session.bulk_insert_mappings(Line, [row, {**row, "kind": "b"}])
+
+
+def upsert_lines(world: World, number: int, value: Any) -> None:
+    if order := world.pick(Order, number):
+        world.session.flush()
+        insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[world.session.get_bind().dialect.name]
+        key = sa.inspect(order).identity[0]
+        rows = [{"id": 1000 + n, "order_id": key, "text": f"upsert {number % 2}", "kind": "u"} for n in (0, number % 3)]
+        statement = insert(Line)
+        # A statement meets each row once, or PostgreSQL refuses it.
+        execute(
+            world,
+            statement.on_conflict_do_update(index_elements=["id"], set_={"text": statement.excluded.text}),
+            rows[: 1 + bool(number % 3)],
+        )
+
+
 STEPS: list[Step] = [
+    update_orders, update_from_lines, update_by_key, delete_lines, insert_lines, insert_lines, upsert_lines,
     add_order, add_bare_order, add_order_by_expression, set_columns, set_columns, set_deferred, set_expression,
     set_document, set_null_documents, change_document_in_place, change_mutable, set_note, set_note, add_line,
     remove_line, unset_parent, move_line, move_note, delete_order, delete_note, switch_row, add_and_delete, merge,

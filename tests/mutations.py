@@ -1,0 +1,147 @@
+"""
+Break the library in one way at a time: each must make the conformance suite fail.
+
+``tox run -e mutations`` runs them all in a copy of the repository, and prints what noticed each.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """A way to break the library: in a module, *before* becomes *after*."""
+
+    name: str
+    module: str
+    before: str
+    after: str
+
+
+UNIT_OF_WORK = "capture/unit_of_work.py"
+STATEMENTS = "capture/statements.py"
+LISTENERS = "capture/listeners.py"
+
+MUTATIONS = [
+    Mutation("old values are not read", UNIT_OF_WORK, "            if before.missing:\n", "            if False:\n"),
+    Mutation(
+        "deletes and orphans are not heard of",
+        LISTENERS,
+        '"after_insert", "after_update", "after_delete"',
+        '"after_insert", "after_update"',
+    ),
+    Mutation(
+        "the value before is taken from the object as it is now",
+        UNIT_OF_WORK,
+        "committed[field.attribute] if pending else current.get(",
+        "current.get(",
+    ),
+    Mutation("what was changed in place is trusted", "codec.py", "return isinstance(value, _IMMUTABLE)", "return True"),
+    Mutation(
+        "what the database generates is not read",
+        UNIT_OF_WORK,
+        "if field.generated or field.attribute in write.state.expired_attributes:",
+        "if False:",
+    ),
+    Mutation(
+        "columns that an UPDATE changes by itself are forgotten",
+        UNIT_OF_WORK,
+        "volatile=computed\n",
+        "volatile=False\n        and computed\n",
+    ),
+    Mutation("a row switch is an insert", UNIT_OF_WORK, "return deleted if is_delete else None", "return None"),
+    Mutation("another key is the same resource", "capture/rows.py", "if before != after:", "if False:"),
+    Mutation("masked values are stored", "capture/rows.py", "MASK if key in masked else image[key]", "image[key]"),
+    Mutation("nobody acts", "recorder.py", "return AuditContext(user_id=user_id).under(context)", "return context"),
+    Mutation(
+        "the context of the moment is ignored",
+        "context.py",
+        "    current = get_audit_context()\n",
+        "    current = NOBODY\n",
+    ),
+    Mutation(
+        "a failed flush is remembered",
+        LISTENERS,
+        "    flush = current_flush(session)\n    end_flush(session)\n",
+        "    flush = current_flush(session)\n",
+    ),
+    Mutation(
+        "DELETE statements pass",
+        STATEMENTS,
+        "    if isinstance(statement, Delete):\n        return _read_before_delete",
+        "    if isinstance(statement, Delete):\n        return None\n        return _read_before_delete",
+    ),
+    Mutation(
+        "an upsert is an insert", STATEMENTS, "                if before is None:\n", "                if True:\n"
+    ),
+    Mutation(
+        "keys of many rows are not asked for",
+        STATEMENTS,
+        "return pending(statement.returning(*columns), _taken)",
+        "return pending(statement, list)",
+    ),
+    Mutation(
+        "what foreign keys do is not followed",
+        "capture/cascades.py",
+        "    return any(_reaches_tracked(foreign_key, effect, frozenset()) for",
+        "    return False and any(_reaches_tracked(foreign_key, effect, frozenset()) for",
+    ),
+    Mutation(
+        "DML in text passes",
+        "capture/refusals.py",
+        "        if table is not None:\n            return _refusal(f",
+        "        if False:\n            return _refusal(f",
+    ),
+    Mutation(
+        "rows of secondary tables are taken for a mapper's",
+        LISTENERS,
+        'return "compiled_cache" in execution_options and table is not None and flush.expects(table)',
+        "return True",
+    ),
+    Mutation("rows are not locked", UNIT_OF_WORK, "(locks_rows or value is NO_VALUE", "(value is NO_VALUE"),
+    Mutation(
+        "all transactions are one",
+        "recorder.py",
+        "known is None or root is None or known.root() is not root",
+        "known is None",
+    ),
+]
+
+
+def main() -> int:
+    """Apply each mutation to a copy of the sources; return how many nobody noticed."""
+    survivors = 0
+    chosen = [each for each in MUTATIONS if not sys.argv[1:] or any(word in each.name for word in sys.argv[1:])]
+    with tempfile.TemporaryDirectory(prefix="sqlaudit-mutations-") as folder:
+        for mutation in chosen:
+            copy = Path(folder) / "copy"
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+            source = copy / "src" / "sqlaudit" / mutation.module
+            text = source.read_text()
+            if text.count(mutation.before) != 1:
+                sys.exit(
+                    f"{mutation.name}: the text to change is in {mutation.module} {text.count(mutation.before)} times"
+                )
+            source.write_text(text.replace(mutation.before, mutation.after))
+            command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider"]
+            run = subprocess.run(
+                [*command, "-o", "pythonpath=src tests", "tests/conformance"],
+                cwd=copy, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            noticed = re.search(r"^(?:FAILED|ERROR) (\S+)", run.stdout, re.MULTILINE)
+            survivors += noticed is None
+            print(f"{mutation.name}: {noticed.group(1) if noticed else 'NOT NOTICED'}", flush=True)  # noqa: T201
+    print(f"{len(chosen) - survivors} of {len(chosen)} were noticed")  # noqa: T201
+    return survivors
+
+
+if __name__ == "__main__":
+    sys.exit(main())

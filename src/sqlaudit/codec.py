@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy import types as sqltypes
+from sqlalchemy import ColumnElement, type_coerce, types as sqltypes
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.default import DefaultDialect
@@ -71,6 +71,18 @@ class Codec:
     sees_null: bool = False
     """*encode* and *decode* are asked about None, too: a decorator may store it as something else."""
 
+    raw: "tuple[TypeEngine[Any], Codec] | None" = None
+    """Of a decorated type: the type underneath, as which a value can be read without decoding it."""
+
+    @property
+    def as_read(self) -> "Codec":
+        """The codec of what `readable` columns give: for a decorated type, what the row itself holds."""
+        return self if self.raw is None else self.raw[1]
+
+    def readable(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return *column* as it is read to be stored: an encrypted value isn't decrypted, and not encrypted anew."""
+        return column if self.raw is None else type_coerce(column, self.raw[0])
+
     def dump(self, value: Any) -> JSONValue:
         """Return *value*, which is None for SQL NULL, as it is stored."""
         return None if value is None and not self.sees_null else self.encode(value)
@@ -87,7 +99,8 @@ class Codec:
             return _is_same_json(stored, other, keeps_text=self.keeps_text)
         if stored == other:
             return True
-        return not self.one_form and bool(self.load(stored) == self.load(other))
+        # Not every value's == says True or False, and what can't say is another value.
+        return not self.one_form and (self.load(stored) == self.load(other)) is True
 
     def is_exact_in_memory(self, value: object) -> bool:
         """Return whether *value*, found in an object, must be what the database held."""
@@ -202,7 +215,8 @@ _PLAIN_COLUMN: Final = (TypeEngine.column_expression, TypeDecorator.column_expre
 
 def _decorated(type_: Any, dialect: Dialect) -> Codec:
     """The user's own type: what it would send to the database, by the type underneath."""
-    inner = _find_codec(type_.load_dialect_impl(dialect), dialect)
+    underneath = type_.load_dialect_impl(dialect)
+    inner = _find_codec(underneath, dialect)
     if _overrides(type_, "bind_processor") or _overrides(type_, "result_processor"):
         # It sends something else than its process_bind_param says.
         raise LookupError(type_)
@@ -225,6 +239,7 @@ def _decorated(type_: Any, dialect: Dialect) -> Codec:
         keeps_text=inner.keeps_text,
         is_altered=inner.is_altered,
         sees_null=True,
+        raw=(underneath, inner),
     )
 
 

@@ -19,6 +19,7 @@ from sqlaudit.tracking import (
     resolve_mapper,
     resolve_table,
     tracked_tables,
+    written_tables,
 )
 
 __all__ = ["track", "track_table"]
@@ -128,6 +129,8 @@ def track(
 def _on_mapper_constructed(mapper: Mapper[Any], cls: type) -> None:
     """Runs once for every mapper, when its class is defined; a subclass inherits its declaration then."""
     if declaration_of(cls) is not None:
+        for table in written_tables(mapper):
+            create_trail_with(table.metadata)
         await_configuration(mapper)
 
 

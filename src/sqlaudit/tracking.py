@@ -6,6 +6,7 @@ from typing import Any, Final, TypeAlias
 from weakref import WeakSet
 
 from sqlalchemy import Column, Join, Table
+from sqlalchemy.ext.declarative import AbstractConcreteBase
 from sqlalchemy.orm import ColumnProperty, CompositeProperty, Mapper, RelationshipProperty, SynonymProperty
 from sqlalchemy.types import NullType
 
@@ -208,8 +209,9 @@ def resolve_mapper(mapper: Mapper[Any]) -> None:
         return
     fields = _attribute_columns(mapper)
     names = declaration.tracked_fields or ()
-    relationships = [mapper.relationships[name] for name in names if name in mapper.relationships]
-    columns = tuple(name for name in names if name not in mapper.relationships)
+    known = {each.key: each for each in mapper.iterate_properties if isinstance(each, RelationshipProperty)}
+    relationships = [known[name] for name in names if name in known]
+    columns = tuple(name for name in names if name not in known)
     if relationships and not columns:
         raise TrackingError(
             f"tracked_fields of {mapper.class_.__name__} names relationships alone; name at least one column, too."
@@ -217,7 +219,12 @@ def resolve_mapper(mapper: Mapper[Any]) -> None:
     if relationships:
         declaration = replace(declaration, tracked_fields=columns)
     chosen = _choose(declaration, fields, f"the model {mapper.class_.__name__}")
-    for table in written_tables(mapper):
+    tables = written_tables(mapper)
+    if not tables and not issubclass(mapper.class_, AbstractConcreteBase):
+        raise TrackingError(
+            f"{mapper.class_.__name__} is mapped to a select, so its columns are no table's; give the table to track()."
+        )
+    for table in tables:
         _resolve(table, _owner_label(mapper, table), chosen)
     for relationship in relationships:
         _resolve_link(mapper, relationship)
@@ -254,14 +261,16 @@ def _attribute_columns(mapper: Mapper[Any]) -> _Fields:
     """Return the names that a declaration may use for the columns of *mapper*'s tables."""
     tables = {*written_tables(mapper)}
     columns: _Fields = {}
-    for attribute in mapper.attrs:
+    # Mapper.attrs would be remembered, and no longer configure the mappers that come later.
+    properties = {attribute.key: attribute for attribute in mapper.iterate_properties}
+    for attribute in properties.values():
         named: Iterable[Any] = ()
         if isinstance(attribute, ColumnProperty):
             named = attribute.columns
         elif isinstance(attribute, CompositeProperty):
             named = [column for part in attribute.props for column in part.columns]
         elif isinstance(attribute, SynonymProperty):
-            target = mapper.attrs.get(attribute.name)
+            target = properties.get(attribute.name)
             named = target.columns if isinstance(target, ColumnProperty) else ()
         # A column_property() of an SQL expression is computed, not stored.
         stored = tuple(column for column in named if isinstance(column, Column) and column.table in tables)
@@ -369,7 +378,10 @@ def _resolve(table: Table, label: str, chosen: _Chosen) -> None:
 def _owner_label(mapper: Mapper[Any], table: Table) -> str:
     """Return the label of the class that owns *table*: of the first in the hierarchy that is mapped to it."""
     owners = [each.class_ for each in mapper.iterate_to_root() if each.local_table is table]
-    owner = owners[-1] if owners else mapper.class_
+    if not owners:
+        # Of a join that a class is mapped to.
+        return table.name
+    owner = owners[-1]
     own: Declaration | None = vars(owner).get(_CLASS_ATTRIBUTE)
     return own.table_label if own is not None and own.table_label else owner.__name__
 

@@ -280,10 +280,9 @@ async def test_identity_columns_are_told(maker: Maker, database: Database, eager
 
 
 @pytest.mark.parametrize("eager_defaults", ["auto", True, False])
-async def test_sequences_are_told(maker: Maker, database: Database, eager_defaults: object) -> None:
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)  # SQLite has no sequences
+async def test_sequences_are_told(maker: Maker, eager_defaults: object) -> None:
     """What a sequence gives, as a key and beside it, is told as generated."""
-    if database.kind != "postgresql":
-        pytest.skip("SQLite has no sequences")
 
     class Base(DeclarativeBase):
         pass

@@ -5,7 +5,7 @@ What the database itself does to other rows: ON DELETE and ON UPDATE of foreign 
 of its columns change.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -37,6 +37,8 @@ _ACTIONS: Final = ("CASCADE", "SET NULL", "SET DEFAULT")
 class CascadedRows:
     """The tracked rows that the database may change by itself, read before it does."""
 
+    options: Mapping[str, Any]
+    """Execution options that say where the tables are."""
     tables: dict[Table, AuditedTable] = field(default_factory=dict)
     images: dict[Table, dict[str, Image]] = field(default_factory=dict)
     primary_keys: dict[Table, dict[str, tuple[Any, ...]]] = field(default_factory=dict)
@@ -50,7 +52,8 @@ class CascadedRows:
     def changes(self, connection: Connection) -> Iterator[tuple[Table, str, list[RowChange]]]:
         """Yield what the database has done, by row; the statement has been sent."""
         for table, audited in self.tables.items():
-            after = read_images(connection, audited, None, self.primary_keys.get(table, {}).values())
+            keys = self.primary_keys.get(table, {}).values()
+            after = read_images(connection, audited, None, keys, self.options)
             for row_key, old in self.images.get(table, {}).items():
                 new = after.get(row_key)
                 operation = Operation.UPDATE if new is not None else Operation.DELETE
@@ -68,9 +71,10 @@ def read_cascaded(
     target: FromClause,
     criteria: Iterable[ColumnElement[bool] | None],
     effect: Effect,
+    options: Mapping[str, Any],
 ) -> CascadedRows:
     """Read what refers to the rows of *table* under *criteria*; these speak of *target*, the table or its alias."""
-    found = CascadedRows()
+    found = CascadedRows(options)
     for criterion in criteria:
         for foreign_key in _acting(table, effect):
             if not _reaches_tracked(foreign_key, effect, frozenset()):
@@ -78,7 +82,14 @@ def read_cascaded(
             referred = select(*(target.columns[element.column.key] for element in foreign_key.elements))
             if criterion is not None:
                 referred = referred.where(criterion)
-            _follow(connection, foreign_key, effect, map(tuple, connection.execute(referred).all()), found, set())
+            _follow(
+                connection,
+                foreign_key,
+                effect,
+                map(tuple, connection.execute(referred, execution_options=options).all()),
+                found,
+                set(),
+            )
     return found
 
 
@@ -104,13 +115,14 @@ def _follow(
         if tracking is not None:
             audited = found.tables[table]
             query = select_images(audited)
-            for row in connection.execute(query.select.where(refers)):
+            for row in connection.execute(query.select.where(refers), execution_options=found.options):
                 key, image = query.decode(row)
                 found.images.setdefault(table, {})[audited.row_key(key)] = image
                 found.primary_keys.setdefault(table, {})[audited.row_key(key)] = key
         for each, values in following.items():
             columns = (element.column for element in each.elements)
-            for row in connection.execute(select(*primary_key, *columns).where(refers)):
+            further_rows = select(*primary_key, *columns).where(refers)
+            for row in connection.execute(further_rows, execution_options=found.options):
                 # A row that was followed before, in a circle of references, isn't again.
                 if (mark := (each.table, tuple(row))) not in seen:
                     seen.add(mark)

@@ -9,7 +9,7 @@ import warnings
 import weakref
 from typing import Any, Final
 
-from sqlalchemy import Connection, TextClause, event
+from sqlalchemy import CompoundSelect, Connection, Select, StatementLambdaElement, event
 from sqlalchemy.orm import FromStatement, InstanceState, Mapper, Session, SessionTransaction, UOWTransaction
 from sqlalchemy.sql.dml import Delete, Update, UpdateBase
 
@@ -41,7 +41,7 @@ CONFIG_ATTRIBUTE: Final = "__sqlaudit_config__"
 OPT_OUT_OPTION: Final = "sqlaudit"
 """The execution option that, when False, leaves a statement out of the trail."""
 
-_SESSION_OPTION: Final = "sqlaudit_session"
+_SESSION_OPTION: Final = "_sqlaudit_session"
 _PENDING_KEY: Final = "sqlaudit.pending"
 _BROKEN_KEY: Final = "sqlaudit.broken"
 
@@ -191,13 +191,20 @@ def _before_execute(
     the session's connection come past no event of the session: they do here.
     """
     sent = statement
-    dml = statement.element if isinstance(statement, FromStatement) else statement
+    dml = _dml_in(statement)
     if isinstance(dml, UpdateBase) and (session := _hooked_session(execution_options)) is not None:
         pending = _capture(session, connection, dml, multiparams or [params], execution_options)
         if pending is not None:
-            session.info.setdefault(_PENDING_KEY, []).append(pending)
-            sent = statement if dml is not statement else pending.statement
+            sent = statement if pending.statement is dml else pending.statement
+            session.info.setdefault(_PENDING_KEY, []).append((sent, pending))
     return sent, multiparams, params
+
+
+def _dml_in(statement: Any) -> Any:
+    """Return the statement that is wrapped by select().from_statement(), or in a lambda."""
+    if isinstance(statement, FromStatement):
+        statement = statement.element
+    return statement._resolved if isinstance(statement, StatementLambdaElement) else statement  # noqa: SLF001 (said nowhere else)
 
 
 def _capture(
@@ -216,7 +223,7 @@ def _capture(
         return None
     config = config_of(session)
     try:
-        pending = read_before(connection, statement, parameters, of_a_mapper=of_a_mapper)
+        pending = read_before(connection, statement, parameters, execution_options, of_a_mapper=of_a_mapper)
     except UncapturedStatementError as refusal:
         _refuse(refusal, config)
         return None
@@ -237,16 +244,16 @@ def _after_execute(
     connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any, result: Any
 ) -> None:
     """Runs after every statement of such an engine; the result hasn't been handed out yet."""
-    dml = statement.element if isinstance(statement, FromStatement) else statement
+    dml = _dml_in(statement)
     if not isinstance(dml, UpdateBase) or (session := _hooked_session(execution_options)) is None:
         return
     flush = current_flush(session)
     if flush is not None and isinstance(dml, Delete) and _is_of_a_mapper(dml, flush, execution_options):
         flush.check_deleted(written_table(dml), multiparams or [params], result.rowcount)
-    waiting: list[Pending] = session.info.get(_PENDING_KEY, [])
-    if not waiting or waiting[-1].statement is not dml:
+    waiting: list[tuple[Any, Pending]] = session.info.get(_PENDING_KEY, [])
+    if not waiting or waiting[-1][0] is not statement:
         return
-    pending = waiting.pop()
+    _, pending = waiting.pop()
     try:
         batches = tell(pending, connection, result, flush)
         if flush is not None:
@@ -268,7 +275,9 @@ def _before_cursor_execute(
     if session is None or context.execution_options.get(OPT_OUT_OPTION, True) is False:
         return
     compiled = context.compiled
-    if compiled is None or isinstance(compiled.statement, TextClause):
+    if compiled is None or not isinstance(
+        compiled.statement, (UpdateBase, Select, CompoundSelect, StatementLambdaElement)
+    ):
         refusal = find_text_dml(statement)
     else:
         refusal = find_hidden_dml(compiled) if getattr(compiled, "ctes", None) else None

@@ -139,7 +139,7 @@ class ImageQuery:
         for name, is_null in zip(self._ambiguous, rest[len(self._wanted) :], strict=True):
             if values[name] is None and not is_null:
                 values[name] = JSON_NULL
-        return key, {name: self.audited.codecs[name].dump(value) for name, value in values.items()}
+        return key, {name: self.audited.codecs[name].as_read.dump(value) for name, value in values.items()}
 
 
 def select_images(
@@ -156,8 +156,12 @@ def select_images(
     primary_key = tuple(columns[key] for key in audited.primary_key)
     wanted = tuple(key for key in audited.table.columns.keys() if key in (audited.codecs if keys is None else keys))
     # Python reads the SQL NULL and the JSON value null both as None: ask which it is.
-    ambiguous = tuple(key for key in wanted if audited.codecs[key].json and not audited.codecs[key].sees_null)
-    query = select(*primary_key, *(columns[key] for key in wanted), *(columns[key].is_(None) for key in ambiguous))
+    ambiguous = tuple(key for key in wanted if audited.codecs[key].as_read.json)
+    query = select(
+        *primary_key,
+        *(audited.codecs[key].readable(columns[key]) for key in wanted),
+        *(columns[key].is_(None) for key in ambiguous),
+    )
     return ImageQuery(audited, query.with_for_update(key_share=True, of=source), primary_key, wanted, ambiguous)
 
 
@@ -169,13 +173,18 @@ def among(columns: Sequence[ColumnElement[Any]], rows: Sequence[tuple[Any, ...]]
 
 
 def read_images(
-    connection: Connection, audited: AuditedTable, keys: Collection[str] | None, rows: Collection[tuple[Any, ...]]
+    connection: Connection,
+    audited: AuditedTable,
+    keys: Collection[str] | None,
+    rows: Collection[tuple[Any, ...]],
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, Image]:
     """Return the columns *keys* of the rows with these primary keys, by `AuditedTable.row_key`."""
     query = select_images(audited, keys)
     images: dict[str, Image] = {}
     for chunk in batched(rows, ROWS_PER_SELECT):
-        for row in connection.execute(query.select.where(among(query.primary_key, chunk))):
+        select_chunk = query.select.where(among(query.primary_key, chunk))
+        for row in connection.execute(select_chunk, execution_options=options or {}):
             key, image = query.decode(row)
             images[audited.row_key(key)] = image
     return images

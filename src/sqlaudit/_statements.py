@@ -58,7 +58,10 @@ class Resource:
             return [_encode_key(codec, part) for codec, part in zip(self.key_codecs, parts, strict=True)]
         except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
             kinds = ", ".join(type(part).__name__ for part in parts)
-            raise RetrievalError(f"A resource id of {self.label} can't be read from this {kinds}: {error}.") from error
+            raise RetrievalError(
+                f"A resource id of {self.label} can't be read from this {kinds}; give the key as the model holds it, or "
+                f"its text."
+            ) from error
 
 
 def _encode_key(codec: Codec, value: Any) -> Any:

@@ -59,8 +59,8 @@ class Resource:
         except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
             kinds = ", ".join(type(part).__name__ for part in parts)
             raise RetrievalError(
-                f"A resource id of {self.label} can't be read from this {kinds}; give the key as the model holds it, or "
-                f"its text."
+                f"A resource id of {self.label} can't be read from this {kinds}; give the key as the model holds it, "
+                f"or its text."
             ) from error
 
 

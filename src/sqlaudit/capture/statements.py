@@ -486,10 +486,8 @@ def _conflict_columns(table: Table, conflict: Any) -> Sequence[ColumnElement[Any
     elements = conflict.inferred_target_elements
     name = getattr(conflict, "constraint_target", None)
     if elements is None and name is not None:
-        constraints: Iterable[Any] = (*table.constraints, *table.indexes)
-        for constraint in constraints:
-            if constraint.name == name:
-                elements = list(constraint.columns)
+        named: dict[Any, Any] = {each.name: each for each in (*table.constraints, *table.indexes)}
+        elements = list(named[name].columns) if name in named else None
     if not elements:
         return None
     by_name = {column.name: column for column in table.columns}

@@ -1,5 +1,6 @@
 """Law 2 and 3: statements, captured exactly; the witness judges."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any, cast
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Table,
     bindparam,
     delete,
+    event,
     exists,
     func,
     insert,
@@ -36,7 +38,7 @@ from sqlalchemy.orm import (
 
 from databases import Database
 from sqlaudit import SQLAuditConfig, audit_context, get_resource_changes, register_hooks, set_config, track, track_table
-from sqlaudit.exceptions import UncapturedStatementError, UncapturedStatementWarning
+from sqlaudit.exceptions import CaptureError, UncapturedStatementError, UncapturedStatementWarning
 from witness import Story, told, watch_rows, witnessed
 
 
@@ -477,3 +479,77 @@ def comparable(outcome: Any) -> Any:
     """Generated keys go on after a rollback: they aren't compared."""
     returns_rows, rows, rowcount, key = outcome
     return returns_rows, [[str(each).split(",")[1:] for each in row] for row in rows], rowcount, key
+
+
+# --- what other transactions do meanwhile ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+async def test_an_upsert_of_a_row_that_was_committed_meanwhile_is_not_taken_for_an_insert(
+    database: Database, hooked: AsyncSession, maker: async_sessionmaker[AsyncSession]
+) -> None:
+    """A row that nobody could read before it was updated makes the transaction fail; run again, it is recorded."""
+    statement = postgresql.insert(table).values(account_name="new", balance=1)
+    upsert = statement.on_conflict_do_update(
+        index_elements=["account_name"], set_={"balance": statement.excluded.balance}
+    )
+
+    async with maker() as other:
+        await other.execute(table.insert().values(account_name="new", balance=5))
+        waiting = asyncio.create_task(hooked.execute(upsert))
+        observing = database.make_async_engine()
+        async with observing.connect() as observer:
+            while not (await observer.execute(text("SELECT 1 FROM pg_locks WHERE NOT granted"))).first():
+                assert not waiting.done()
+                await observer.rollback()
+                await asyncio.sleep(0.01)
+        await observing.dispose()
+        await other.commit()
+        with pytest.raises(CaptureError, match="run the transaction again"):
+            await waiting
+    with pytest.raises(CaptureError, match="roll back"):
+        await hooked.commit()
+    await hooked.rollback()
+    await hooked.execute(upsert)
+    await hooked.commit()
+
+    await agree(hooked, 2)
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+async def test_rows_that_were_committed_between_reading_and_changing_make_the_statement_fail(
+    database: Database, engine: AsyncEngine, hooked: AsyncSession
+) -> None:
+    """An UPDATE that meets more rows than were read is refused, and can't be committed."""
+    intruder = database.make_engine()
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def _(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE account"):
+            with intruder.begin() as other:
+                other.execute(table.insert().values(account_name="intruder"))
+
+    with pytest.raises(CaptureError, match="run the transaction again"):
+        await hooked.execute(update(Account).values(balance=9))
+    with pytest.raises(CaptureError, match="roll back"):
+        await hooked.commit()
+    await hooked.rollback()
+    intruder.dispose()
+
+    trail, witness = await both_stories(hooked)
+    assert trail == []
+    assert [operation for operation, _ in witness] == ["insert"]
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+async def test_an_upsert_may_name_its_constraint(hooked: AsyncSession) -> None:
+    """The columns of a conflict are found by the name of a constraint; expressions are refused."""
+    statement = postgresql.insert(table).values(id=1, account_name="a", balance=50)
+
+    await hooked.execute(statement.on_conflict_do_update(constraint=table.primary_key, set_={"balance": 51}))
+    with pytest.raises(UncapturedStatementError, match="index_elements"):
+        await hooked.execute(
+            statement.on_conflict_do_update(index_elements=[func.lower(table.c.account_name)], set_={"balance": 52})
+        )
+
+    await agree(hooked, 1)

@@ -22,7 +22,9 @@ from sqlalchemy import (
     FromClause,
     Table,
     bindparam,
+    literal_column,
     or_,
+    select,
 )
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.sql import operators, visitors
@@ -307,10 +309,14 @@ def _check_count(sending: Sending, read: int, result: CursorResult[Any]) -> None
     the two statements are changed without having been read.
     """
     if not sending.is_many and result.rowcount > read:
-        raise CaptureError(
-            f"{result.rowcount - read} rows of {sending.target} were committed by another transaction while the "
-            f"statement ran, and what they held before isn't known; roll back and run the transaction again."
-        )
+        raise _changed_unread(result.rowcount - read, sending)
+
+
+def _changed_unread(count: int, sending: Sending) -> CaptureError:
+    return CaptureError(
+        f"{count} rows of {sending.target} were committed by another transaction while the statement ran, and what "
+        f"they held before isn't known; roll back and run the transaction again."
+    )
 
 
 # --- INSERT ----------------------------------------------------------------------------------------------------------
@@ -471,14 +477,31 @@ def _tell_upserted(
             if old:
                 criterion = or_(criterion, among(query.primary_key, [key for key, _ in old.values()]))
             changes: list[RowChange] = []
+            met = _met_by_conflict(sending, audited, among(columns, values))
             for row in sending.connection.execute(query.select.where(criterion), execution_options=sending.options):
                 key, new = query.decode(row)
                 before = old.get(audited.row_key(key))
                 if before is None:
+                    if audited.row_key(key) in met:
+                        raise _changed_unread(1, sending)
                     changes.extend(audited.changes(Operation.INSERT, {}, new))
                 else:
                     changes.extend(audited.changes(Operation.UPDATE, before[1], new))
             yield changes
+
+
+def _met_by_conflict(sending: Sending, audited: AuditedTable, criterion: ColumnElement[bool]) -> set[str]:
+    """
+    Return the rows that were there when the upsert came to them; only PostgreSQL can say.
+
+    There, an upsert waits for a row that another transaction has inserted, and
+    then updates what nobody could read before. A row that it has inserted has no xmax.
+    """
+    if sending.connection.dialect.name != "postgresql":
+        return set()
+    primary_key = [audited.table.columns[key] for key in audited.primary_key]
+    met = select(*primary_key).where(criterion, literal_column("xmax::text") != "0")
+    return {audited.row_key(tuple(row)) for row in sending.connection.execute(met, execution_options=sending.options)}
 
 
 def _conflict_columns(table: Table, conflict: Any) -> Sequence[ColumnElement[Any]] | None:
@@ -486,7 +509,8 @@ def _conflict_columns(table: Table, conflict: Any) -> Sequence[ColumnElement[Any
     elements = conflict.inferred_target_elements
     name = getattr(conflict, "constraint_target", None)
     if elements is None and name is not None:
-        named: dict[Any, Any] = {each.name: each for each in (*table.constraints, *table.indexes)}
+        constraints: list[Any] = [*table.constraints, *table.indexes]
+        named = {each.name: each for each in constraints}
         elements = list(named[name].columns) if name in named else None
     if not elements:
         return None

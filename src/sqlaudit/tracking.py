@@ -133,9 +133,9 @@ def tracking_of(table: Any) -> Tracking | None:
     return table.info.get(_TABLE_KEY) if isinstance(table, Table) else None
 
 
-def all_tracked() -> list[Table]:
+def all_tracked() -> Collection[Table]:
     """Return every audited table there is: text that is sent names tables, and says nothing of their `MetaData`."""
-    return list(_tracked)
+    return _tracked
 
 
 def tracked_tables(mapper: Mapper[Any]) -> Iterator[tuple[Table, Tracking]]:

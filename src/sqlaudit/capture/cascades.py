@@ -8,6 +8,7 @@ of its columns change.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import ColumnElement, Connection, ForeignKeyConstraint, FromClause, Table, select
 
@@ -22,13 +23,15 @@ from sqlaudit.capture.rows import (
     read_images,
     select_images,
 )
-from sqlaudit.tracking import tracking_of
+from sqlaudit.tracking import all_tracked, tracking_of
 from sqlaudit.types import Operation
 
 __all__ = ["CascadedRows", "has_dependents", "read_cascaded"]
 
 
 Effect: TypeAlias = frozenset[str] | None
+
+_dependents: WeakKeyDictionary[Table, dict[Effect, tuple[tuple[int, int], bool]]] = WeakKeyDictionary()
 
 _ACTIONS: Final = ("CASCADE", "SET NULL", "SET DEFAULT")
 
@@ -62,7 +65,13 @@ class CascadedRows:
 
 def has_dependents(table: Table, effect: Effect) -> bool:
     """Return whether the database may change tracked rows by itself when *effect* happens to rows of *table*."""
-    return any(_reaches_tracked(foreign_key, effect, frozenset()) for foreign_key in _acting(table, effect))
+    # Asked for every statement; another table, or tracking, makes the answer a new one.
+    size = (len(table.metadata.tables), len(all_tracked()))
+    known = _dependents.setdefault(table, {}).get(effect)
+    if known is None or known[0] != size:
+        found = any(_reaches_tracked(foreign_key, effect, frozenset()) for foreign_key in _acting(table, effect))
+        known = _dependents[table][effect] = (size, found)
+    return known[1]
 
 
 def read_cascaded(

@@ -24,7 +24,7 @@ _WRITES: Final = re.compile(
 
 def find_text_dml(sql: str) -> UncapturedStatementError | None:
     """Return the refusal of textual SQL that names a tracked table as what it writes; None if it doesn't."""
-    names = {table.name.lower(): table for table in all_tracked()}
+    names = {table.name.lower(): table for table in list(all_tracked())}
     for verb, name in _WRITES.findall(_COMMENTS.sub(" ", sql)):
         table = names.get(name.lower())
         if table is not None:

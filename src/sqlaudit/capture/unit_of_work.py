@@ -218,6 +218,7 @@ class Flush:
     """What rows hold that an object has taken over; another may take them over again, with a warning of SQLAlchemy."""
     gone: set[tuple[Table, str]] = dataclasses.field(default_factory=set)
     """Rows that were gone before the DELETE of their objects: by another transaction, or by a recorded cascade."""
+    _post_updated: set[Table] | None = None
 
     def announce(
         self, operation: Operation, mapper: Mapper[Any], connection: Connection, state: InstanceState[Any]
@@ -276,14 +277,15 @@ class Flush:
 
     def expects(self, table: Table) -> bool:
         """Return whether a statement of a mapper that writes *table* is for objects that the flush knows of."""
-        if table in self.tables:
-            return True
         # A post_update before a DELETE comes before anything is announced.
-        return any(
-            rows.table is table and rows.post_updates
-            for mapper in {state.mapper for state in self.context.states}
-            for rows in _rows_of(mapper)
-        )
+        return table in self.tables or (tracking_of(table) is not None and table in self.post_updated())
+
+    def post_updated(self) -> set[Table]:
+        """Return the tables in which UPDATEs that no event announces may set foreign keys of this flush's objects."""
+        if self._post_updated is None:
+            mappers = {state.mapper for state in self.context.states}
+            self._post_updated = {rows.table for each in mappers for rows in _rows_of(each) if rows.post_updates}
+        return self._post_updated
 
     def _deleted_under(self, state: InstanceState[Any], mapper: Mapper[Any]) -> InstanceState[Any] | None:
         """Return the object that this flush deletes, and whose key the new *state* has."""
@@ -318,12 +320,13 @@ def certain_changes(session: Session) -> Iterator[tuple[Mapper[Any], str]]:
 
     What cascades, listeners and expired attributes will add isn't known yet. Rows that name their actor are left out.
     """
-    for instance in (*session.new, *session.deleted, *session.dirty):
+    deleted = session.deleted
+    for instance in (*session.new, *deleted, *session.dirty):
         state = instance_state(instance)
         for rows in _rows_of(state.mapper):
             if rows.tracking.user_key is not None:
                 continue
-            if state.key is None or instance in session.deleted or _is_changed(rows, state):
+            if state.key is None or instance in deleted or _is_changed(rows, state):
                 yield state.mapper, rows.tracking.label
                 break
 
@@ -376,6 +379,8 @@ def foresee(flush: Flush, connection: Connection, table: Table) -> None:
 
     A ``post_update`` relationship sets foreign keys to NULL before the rows go.
     """
+    if table not in flush.post_updated():
+        return
     for state in list(flush.context.states):
         for rows in _rows_of(state.mapper):
             if rows.table is table and rows.post_updates:

@@ -133,6 +133,12 @@ def tracking_of(table: Any) -> Tracking | None:
     return table.info.get(_TABLE_KEY) if isinstance(table, Table) else None
 
 
+def label_of(table: Table | None) -> str:
+    """Return the label of *table*'s changes, or its name if it isn't tracked."""
+    tracking = tracking_of(table)
+    return str(table) if tracking is None else tracking.label
+
+
 def all_tracked() -> Collection[Table]:
     """Return every audited table there is: text that is sent names tables, and says nothing of their `MetaData`."""
     return _tracked

@@ -18,6 +18,7 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    inspect,
     literal,
     select,
     text,
@@ -38,7 +39,7 @@ from sqlalchemy.orm import (
 
 from databases import Database
 from sqlaudit import SQLAuditConfig, audit_context, get_resource_changes, register_hooks, set_config, track, track_table
-from sqlaudit.exceptions import CaptureError, UncapturedStatementError, UncapturedStatementWarning
+from sqlaudit.exceptions import ActorRequiredError, CaptureError, UncapturedStatementError, UncapturedStatementWarning
 from witness import Story, told, watch_rows, witnessed
 
 
@@ -414,9 +415,41 @@ async def test_text_that_only_reads_a_tracked_table_passes(hooked: AsyncSession)
     suffix = " FOR UPDATE" if hooked.get_bind().dialect.name == "postgresql" else ""
 
     await hooked.execute(text(f"SELECT * FROM account{suffix}"))
+    await hooked.execute(text("CREATE VIEW delete_from AS SELECT * FROM account"))
     await hooked.execute(text("INSERT INTO owner (id, name) SELECT id + 100, account_name FROM account"))
 
     assert (await hooked.execute(select(func.count()).select_from(Owner))).scalar_one() == 7
+
+
+async def test_an_anonymous_statement_is_refused_before_it_is_sent(hooked: AsyncSession) -> None:
+    """With require_user, a statement that would change rows needs somebody who makes it; one that wouldn't doesn't."""
+    set_config(SQLAuditConfig(require_user=True))
+
+    for statement in (update(Account).values(balance=7), delete(Account), insert(Account).values(name="n")):
+        with pytest.raises(ActorRequiredError, match="Account"):
+            await hooked.execute(statement)
+    await hooked.execute(update(Account).where(Account.id == 99).values(balance=7))
+    with audit_context(user_id="7"):
+        await hooked.execute(update(Account).where(Account.id == 1).values(balance=7))
+    await hooked.commit()
+
+    await agree(hooked, 1)
+
+
+async def test_loaded_objects_are_synchronized_as_without_auditing(hooked: AsyncSession) -> None:
+    """What synchronize_session does to objects in memory, it does; what it doesn't, nobody does."""
+    first, second = await hooked.get_one(Account, 1), await hooked.get_one(Account, 2)
+
+    await hooked.execute(
+        update(Account).where(Account.id == 1).values(balance=7), execution_options={"synchronize_session": "fetch"}
+    )
+    await hooked.execute(
+        update(Account).where(Account.id == 2).values(balance=8), execution_options={"synchronize_session": False}
+    )
+
+    assert "balance" in inspect(first).expired_attributes or first.__dict__["balance"] == 7
+    assert second.__dict__["balance"] == 1
+    await agree(hooked, 2)
 
 
 async def test_a_statement_can_be_opted_out(hooked: AsyncSession) -> None:

@@ -29,7 +29,7 @@ from sqlaudit.capture.unit_of_work import (
 from sqlaudit.config import SQLAuditConfig, get_config
 from sqlaudit.exceptions import CaptureError, UncapturedStatementError, UncapturedStatementWarning
 from sqlaudit.recorder import record, require_actor, transaction_of
-from sqlaudit.tracking import resolve_all
+from sqlaudit.tracking import label_of, resolve_all
 from sqlaudit.types import Operation
 
 __all__ = ["CONFIG_ATTRIBUTE", "SESSION_LISTENERS", "after_flush", "watch"]
@@ -228,8 +228,7 @@ def _capture(
         _refuse(refusal, config)
         return None
     if pending is not None and pending.is_certain and config.require_user:
-        table = written_table(statement)
-        require_actor(session, connection, config, {str(table)})
+        require_actor(session, connection, config, {label_of(written_table(statement))})
     return pending
 
 

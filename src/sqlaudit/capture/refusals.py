@@ -14,6 +14,8 @@ __all__ = ["find_hidden_dml", "find_text_dml"]
 
 
 _COMMENTS: Final = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_DEFINES: Final = re.compile(r"\s*(?:create|alter|drop|comment)\b", re.IGNORECASE)
+"""A trigger's body may write; defining it doesn't."""
 _NAME: Final = r"""(?:["`\[]?[\w$]+["`\]]?\s*\.\s*)?["`\[]?([\w$]+)["`\]]?"""
 _WRITES: Final = re.compile(
     r"\b(insert\s+(?:or\s+\w+\s+|ignore\s+)?into|replace\s+into|update(?:\s+or\s+\w+)?(?:\s+only)?|delete\s+from(?:\s+only)?|"
@@ -25,7 +27,10 @@ _WRITES: Final = re.compile(
 def find_text_dml(sql: str) -> UncapturedStatementError | None:
     """Return the refusal of textual SQL that names a tracked table as what it writes; None if it doesn't."""
     names = {table.name.lower(): table for table in list(all_tracked())}
-    for verb, name in _WRITES.findall(_COMMENTS.sub(" ", sql)):
+    sql = _COMMENTS.sub(" ", sql)
+    if _DEFINES.match(sql):
+        return None
+    for verb, name in _WRITES.findall(sql):
         table = names.get(name.lower())
         if table is not None:
             return _refusal(f"{verb.split()[0].upper()} in text", table)

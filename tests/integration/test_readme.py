@@ -139,3 +139,13 @@ c = 3
         "One": ["", "", "# a comment", "a = 1", *[""] * 10, "b = a", ""],
         "Two": [*[""] * 20, "c = 3", ""],
     }
+
+
+def test_ci_runs_the_command_of_the_readme() -> None:
+    """What a newcomer is told to run is what CI runs."""
+    ci = (README.parent / ".ci" / "run").read_text()
+
+    commands = [line for line in README.read_text().splitlines() if line.endswith("tox run")]
+
+    assert len(commands) == 1
+    assert commands[0] in ci

@@ -53,8 +53,11 @@ MUTATIONS = [
     Mutation(
         "columns that an UPDATE changes by itself are forgotten",
         UNIT_OF_WORK,
-        "volatile=computed\n",
-        "volatile=False\n        and computed\n",
+        "needed = whole or pending or field.volatile or field.is_key",
+        "needed = whole or pending or field.is_key",
+    ),
+    Mutation(
+        "computed columns are forgotten", UNIT_OF_WORK, "volatile=computed\n", "volatile=False\n        and computed\n"
     ),
     Mutation("a row switch is an insert", UNIT_OF_WORK, "return deleted if is_delete else None", "return None"),
     Mutation("another key is the same resource", "capture/rows.py", "if before != after:", "if False:"),

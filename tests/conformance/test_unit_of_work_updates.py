@@ -762,3 +762,27 @@ async def test_one_row_that_was_deleted_by_another_is_not_deleted_twice(maker: M
             await session.commit()
 
     assert [operation for operation, _ in await story_of(maker, Item)] == ["insert", "delete"]
+
+
+async def test_computed_columns_of_expired_objects_are_told(maker: Maker) -> None:
+    """What the database computes anew is told, although the object has neither its old nor its new value."""
+
+    class Own(DeclarativeBase):
+        pass
+
+    @track_table()
+    class Box(Own):
+        __tablename__ = "box"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        width: Mapped[int]
+        area: Mapped[int] = mapped_column(sa.Computed("width * 10", persisted=True))
+
+    await start_audit(maker, Own)
+
+    async with maker() as session:
+        box = Box(width=1)
+        await save(session, box)
+        box.width = 2
+        await session.commit()
+
+    assert (await story_of(maker, Box))[1:] == [("update", {"width": (1, 2), "area": (10, 20)})]

@@ -56,9 +56,6 @@ MUTATIONS = [
         "needed = whole or pending or field.volatile or field.is_key",
         "needed = whole or pending or field.is_key",
     ),
-    Mutation(
-        "computed columns are forgotten", UNIT_OF_WORK, "volatile=computed\n", "volatile=False\n        and computed\n"
-    ),
     Mutation("a row switch is an insert", UNIT_OF_WORK, "return deleted if is_delete else None", "return None"),
     Mutation("another key is the same resource", "capture/rows.py", "if before != after:", "if False:"),
     Mutation("masked values are stored", "capture/rows.py", "MASK if key in masked else image[key]", "image[key]"),

@@ -1,11 +1,28 @@
 """What is asked of the trail, as a `Select`; and what it answers, as values. No session in here."""
 
 import datetime as dt
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Dialect, FromClause, Row, Select, String, Table, and_, false, literal, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Dialect,
+    FromClause,
+    Row,
+    Select,
+    String,
+    Table,
+    Text,
+    and_,
+    cast,
+    false,
+    literal,
+    or_,
+    select,
+    tuple_,
+)
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Boolean
@@ -55,7 +72,7 @@ class Resource:
             expected = "one value" if width == 1 else f"a tuple of {width} values"
             raise RetrievalError(f"{self.label} is identified by {expected}; a key of {len(parts)} was given.")
         try:
-            return [_encode_key(codec, part) for codec, part in zip(self.key_codecs, parts, strict=True)]
+            return [codec.as_key(_encode_key(codec, part)) for codec, part in zip(self.key_codecs, parts, strict=True)]
         except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
             kinds = ", ".join(type(part).__name__ for part in parts)
             raise RetrievalError(
@@ -136,7 +153,7 @@ def of_identities(label: str, key: str, identities: Collection[Any]) -> ColumnEl
     rows = change_table.alias()
     return change_table.c.resource_id.in_(
         select(rows.c.resource_id)
-        .where(rows.c.resource_type == label, or_(*(_is_value(rows, key, identity) for identity in identities)))
+        .where(rows.c.resource_type == label, _has_values(rows, [key], [[identity] for identity in identities]))
         .correlate(None)
     )
 
@@ -153,6 +170,12 @@ class Question:
     keys: Collection[str] | None
     """Column keys."""
     links: Collection[LinkedResource]
+
+    @property
+    def known_ids(self) -> list[Any]:
+        """The ids that are asked for, as keys of the model."""
+        texts = [key_text(self.resource.key_parts(each)) for each in self.ids or ()]
+        return [key_value(self.resource.key_codecs, text) for text in texts]
 
 
 def select_field_changes(
@@ -192,28 +215,31 @@ def _criteria(question: Question) -> Iterator[ColumnElement[bool]]:
             own.append(columns.resource_id.in_(sorted({key_text(parts) for parts in ids})))
         if resource.members is not None:
             own.append(resource.members)
+        sides = (columns.new_values, columns.old_values)
         if question.keys is not None:
-            sides = (columns.new_values, columns.old_values)
             own.append(or_(*(_HasKey(side, key) for key in sorted(question.keys) for side in sides)))
+        elif not resource.codecs.keys() - resource.hidden:
+            # A table of which nothing is shown but what another shows: it would be counted by the limit.
+            own.append(false())
         yield and_(*own)
     for link in question.links:
-        criterion = columns.resource_type == link.label
+        added_or_removed = columns.operation.in_([Operation.INSERT.value, Operation.DELETE.value])
+        criterion = and_(columns.resource_type == link.label, added_or_removed)
         if ids is not None:
-            of_one = (
-                and_(*(_is_value(change_table, key, part) for key, part in zip(link.own_keys, parts, strict=True)))
-                for parts in ids
-            )
-            criterion = and_(criterion, or_(false(), *of_one))
+            criterion = and_(criterion, _has_values(change_table, link.own_keys, ids))
         yield criterion
 
 
-def _is_value(changes: FromClause, key: str, stored: Any) -> ColumnElement[bool]:
-    """Return the criterion that a row has, or had, a stored value."""
+def _has_values(changes: FromClause, keys: Sequence[str], stored: Sequence[Sequence[Any]]) -> ColumnElement[bool]:
+    """Return the criterion that a row has, or had, one of several stored values under *keys*."""
+    if not stored:
+        return false()
 
     def in_side(side: Any) -> ColumnElement[bool]:
-        path = side[key]
-        criterion: ColumnElement[bool] = (path.as_integer() if isinstance(stored, int) else path.as_string()) == stored
-        return criterion
+        # As text, whatever the size of a number.
+        paths = [cast(side[key].as_string(), Text) for key in keys]
+        texts = [tuple(part if isinstance(part, str) else json.dumps(part) for part in parts) for parts in stored]
+        return paths[0].in_([text for (text,) in texts]) if len(paths) == 1 else tuple_(*paths).in_(texts)
 
     return or_(in_side(changes.c.new_values), in_side(changes.c.old_values))
 
@@ -255,7 +281,7 @@ def field_changes(
 ) -> Iterator[FieldChange]:
     """Yield the field changes of stored changes, as far as *questions* ask for them."""
     own = {question.resource.label: question for question in questions}
-    linked = {link.label: (question.resource, link) for question in questions for link in question.links}
+    linked = [(question, link) for question in questions for link in question.links]
     for row in rows:
         shared: dict[str, Any] = {
             "change_id": row.id,
@@ -268,8 +294,12 @@ def field_changes(
         }
         if row.resource_type in own:
             yield from _own_field_changes(row, own[row.resource_type], shared)
-        else:
-            yield _linked_field_change(row, *linked[row.resource_type], shared)
+        for question, link in linked:
+            if link.label == row.resource_type:
+                change = _linked_field_change(row, question.resource, link, shared)
+                asked = question.ids is None or change.resource_id in question.known_ids
+                if asked and row.operation in (Operation.INSERT, Operation.DELETE):
+                    yield change
 
 
 def _own_field_changes(row: Row[Any], question: Question, shared: dict[str, Any]) -> Iterator[FieldChange]:

@@ -71,6 +71,8 @@ class Codec:
     sees_null: bool = False
     """*encode* and *decode* are asked about None, too: a decorator may store it as something else."""
 
+    is_padded: bool = False
+    """Trailing blanks mean nothing: the database adds them."""
     raw: "tuple[TypeEngine[Any], Codec] | None" = None
     """Of a decorated type: the type underneath, as which a value can be read without decoding it."""
 
@@ -82,6 +84,10 @@ class Codec:
     def readable(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return *column* as it is read to be stored: an encrypted value isn't decrypted, and not encrypted anew."""
         return column if self.raw is None else type_coerce(column, self.raw[0])
+
+    def as_key(self, stored: JSONValue) -> JSONValue:
+        """Return the stored form of a part of a key: the same whether it was read or given."""
+        return stored.rstrip(" ") if self.is_padded else stored
 
     def dump(self, value: Any) -> JSONValue:
         """Return *value*, which is None for SQL NULL, as it is stored."""
@@ -183,7 +189,9 @@ def _find_codec(type_: TypeEngine[Any], dialect: Dialect) -> Codec:
     for known, make in _MAKERS:
         if isinstance(type_, known):
             codec = make(type_, dialect)
-            return replace(codec, is_altered=True) if _is_altered(type_, dialect) else codec
+            if not _is_altered(type_, dialect):
+                return codec
+            return replace(codec, is_altered=True, is_padded=isinstance(type_, (sqltypes.CHAR, sqltypes.NCHAR)))
     raise LookupError(type_)
 
 
@@ -238,6 +246,7 @@ def _decorated(type_: Any, dialect: Dialect) -> Codec:
         json=inner.json,
         keeps_text=inner.keeps_text,
         is_altered=inner.is_altered,
+        is_padded=inner.is_padded,
         sees_null=True,
         raw=(underneath, inner),
     )

@@ -10,7 +10,15 @@ import weakref
 from typing import Any, Final
 
 from sqlalchemy import CompoundSelect, Connection, Select, StatementLambdaElement, event
-from sqlalchemy.orm import FromStatement, InstanceState, Mapper, Session, SessionTransaction, UOWTransaction
+from sqlalchemy.orm import (
+    FromStatement,
+    InstanceState,
+    Mapper,
+    ORMExecuteState,
+    Session,
+    SessionTransaction,
+    UOWTransaction,
+)
 from sqlalchemy.sql.dml import Delete, Update, UpdateBase
 
 from sqlaudit.capture.connections import refuse_autocommit
@@ -99,14 +107,27 @@ def before_commit(session: Session) -> None:
 
 def after_soft_rollback(session: Session, previous: SessionTransaction) -> None:
     """Runs when a transaction or savepoint was rolled back, also by a flush that failed."""
-    end_flush(session)
-    session.info.pop(_PENDING_KEY, None)
+    flush = current_flush(session)
+    within = None if flush is None else flush.context.transaction
+    outer: SessionTransaction | None = previous
+    while outer is not None and outer is not within:
+        outer = outer.parent
+    if outer is None or outer is previous:
+        # Not a savepoint that a listener of the application began within the flush.
+        end_flush(session)
+        session.info.pop(_PENDING_KEY, None)
     broken = session.info.get(_BROKEN_KEY)
     if broken is not None and (not previous.nested or broken() in (previous, None)):
         del session.info[_BROKEN_KEY]
 
 
-SESSION_LISTENERS: Final = (after_begin, before_flush, after_flush, before_commit, after_soft_rollback)
+def do_orm_execute(state: ORMExecuteState) -> None:
+    """Runs before a session executes a statement: says whose it is, on a connection that sessions may share."""
+    if state.is_insert or state.is_update or state.is_delete:
+        state.update_execution_options(**{_SESSION_OPTION: weakref.ref(state.session)})
+
+
+SESSION_LISTENERS: Final = (do_orm_execute, after_begin, before_flush, after_flush, before_commit, after_soft_rollback)
 """Named after their events."""
 
 
@@ -143,11 +164,10 @@ def _announce(operation: Operation, mapper: Mapper[Any], connection: Connection,
     if session is None or flush is None:
         return
     if connection not in flush.connections:
-        flush.connections.add(connection)
+        flush.connections[connection] = connection.get_nested_transaction()
         refuse_autocommit(connection)
-        if _SESSION_OPTION not in connection.get_execution_options():
-            # The session was hooked after its transaction began.
-            _attend(session, connection)
+        # The session was hooked after its transaction began, or shares its connection with another one.
+        _attend(session, connection)
     flush.announce(operation, mapper, connection, state)
 
 
@@ -196,7 +216,7 @@ def _before_execute(
         pending = _capture(session, connection, dml, multiparams or [params], execution_options)
         if pending is not None:
             sent = statement if pending.statement is dml else pending.statement
-            session.info.setdefault(_PENDING_KEY, []).append((sent, pending))
+            session.info.setdefault(_PENDING_KEY, []).append((connection, written_table(dml), pending))
     return sent, multiparams, params
 
 
@@ -221,6 +241,10 @@ def _capture(
             foresee(flush, connection, table)
     if execution_options.get(OPT_OUT_OPTION, True) is False:
         return None
+    # What is left of a statement that failed.
+    waiting = session.info.get(_PENDING_KEY)
+    if waiting and waiting[-1][0] is connection and waiting[-1][1] is written_table(statement):
+        waiting.pop()
     config = config_of(session)
     try:
         pending = read_before(connection, statement, parameters, execution_options, of_a_mapper=of_a_mapper)
@@ -249,13 +273,14 @@ def _after_execute(
     flush = current_flush(session)
     if flush is not None and isinstance(dml, Delete) and _is_of_a_mapper(dml, flush, execution_options):
         flush.check_deleted(written_table(dml), multiparams or [params], result.rowcount)
-    waiting: list[tuple[Any, Pending]] = session.info.get(_PENDING_KEY, [])
-    if not waiting or waiting[-1][0] is not statement:
+    waiting: list[tuple[Connection, Any, Pending]] = session.info.get(_PENDING_KEY, [])
+    # Not by the statement: listeners of the application may have put another in its place.
+    if not waiting or waiting[-1][0] is not connection or waiting[-1][1] is not written_table(dml):
         return
-    _, pending = waiting.pop()
+    *_, pending = waiting.pop()
     try:
         batches = tell(pending, connection, result, flush)
-        if flush is not None:
+        if flush is not None and flush.collects(connection):
             for changes in batches:
                 flush.add(connection, changes)
         else:

@@ -13,27 +13,31 @@ from sqlaudit.tracking import all_tracked, tracking_of
 __all__ = ["find_hidden_dml", "find_text_dml"]
 
 
-_COMMENTS: Final = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_COMMENTS_AND_LITERALS: Final = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", re.DOTALL)
 _DEFINES: Final = re.compile(r"\s*(?:create|alter|drop|comment)\b", re.IGNORECASE)
 """A trigger's body may write; defining it doesn't."""
-_NAME: Final = r"""(?:["`\[]?[\w$]+["`\]]?\s*\.\s*)?["`\[]?([\w$]+)["`\]]?"""
+_NAME: Final = r"""(?:"(?:[^"]|"")+"|`[^`]+`|\[[^\]]+\]|[\w$]+)"""
+_PATH: Final = rf"(?:only\b\s*)?\(?\s*(?:{_NAME}\s*\.\s*)*({_NAME})"
 _WRITES: Final = re.compile(
-    r"\b(insert\s+(?:or\s+\w+\s+|ignore\s+)?into|replace\s+into|update(?:\s+or\s+\w+)?(?:\s+only)?|delete\s+from(?:\s+only)?|"
-    r"merge\s+into|truncate(?:\s+table)?(?:\s+only)?|copy)\s+" + _NAME,
+    r"\b(insert\s+(?:or\s+\w+\s+|ignore\s+)?into|replace\s+into|update(?:\s+or\s+\w+)?|delete\s+from|merge\s+into|copy)\b\s*"
+    + _PATH,
     re.IGNORECASE,
 )
+_TRUNCATES: Final = re.compile(r"\btruncate\b(?:\s+table\b)?([^;]*)", re.IGNORECASE)
 
 
 def find_text_dml(sql: str) -> UncapturedStatementError | None:
     """Return the refusal of textual SQL that names a tracked table as what it writes; None if it doesn't."""
     names = {table.name.lower(): table for table in list(all_tracked())}
-    sql = _COMMENTS.sub(" ", sql)
+    sql = _COMMENTS_AND_LITERALS.sub(" ", sql)
     if _DEFINES.match(sql):
         return None
-    for verb, name in _WRITES.findall(sql):
-        table = names.get(name.lower())
+    written = [(verb.split()[0], name) for verb, name in _WRITES.findall(sql)]
+    written += [("truncate", name) for listed in _TRUNCATES.findall(sql) for name in re.findall(_NAME, listed)]
+    for verb, name in written:
+        table = names.get(name.strip('"`[]').replace('""', '"').lower())
         if table is not None:
-            return _refusal(f"{verb.split()[0].upper()} in text", table)
+            return _refusal(f"{verb.upper()} in text", table)
     return None
 
 

@@ -64,7 +64,8 @@ class AuditedTable:
 
     def row_key(self, values: tuple[Any, ...]) -> str:
         """Return the canonical text of a primary key."""
-        return key_text([self.codecs[key].dump(value) for key, value in zip(self.primary_key, values, strict=True)])
+        codecs = [self.codecs[key] for key in self.primary_key]
+        return key_text([codec.as_key(codec.dump(value)) for codec, value in zip(codecs, values, strict=True)])
 
     def changes(self, operation: Operation, old: Image, new: Image) -> Iterator[RowChange]:
         """
@@ -111,7 +112,7 @@ class AuditedTable:
         return {key: MASK if key in masked else image[key] for key in self.tracking.recorded if key in image}
 
     def _resource_id(self, image: Image) -> str:
-        return key_text([image[key] for key in self.tracking.resource_key])
+        return key_text([self.codecs[key].as_key(image[key]) for key in self.tracking.resource_key])
 
 
 def audited_table(table: Table, tracking: Tracking, dialect: Dialect) -> AuditedTable:

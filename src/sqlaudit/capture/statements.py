@@ -21,6 +21,7 @@ from sqlalchemy import (
     Connection,
     FromClause,
     Table,
+    TableClause,
     bindparam,
     literal_column,
     or_,
@@ -28,8 +29,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.sql import operators, visitors
-from sqlalchemy.sql.dml import Delete, Insert, UpdateBase
+from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
 from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.selectable import ScalarSelect, SelectBase
 
 from sqlaudit.capture.cascades import CascadedRows, has_dependents, read_cascaded
 from sqlaudit.capture.connections import refuse_autocommit
@@ -48,7 +51,7 @@ from sqlaudit.capture.rows import (
 from sqlaudit.capture.spool import Spool
 from sqlaudit.capture.unit_of_work import Flush
 from sqlaudit.exceptions import CaptureError, UncapturedStatementError
-from sqlaudit.tracking import tracking_of
+from sqlaudit.tracking import all_tracked, tracking_of
 from sqlaudit.types import Operation
 
 __all__ = ["Pending", "read_before", "tell", "written_table"]
@@ -138,6 +141,7 @@ def read_before(
     if tracking is None and not cascades:
         return None
     refuse_autocommit(connection)
+    _refuse_unrepeatable(statement, table, many=len(parameters) > 1)
     compiled: Any = statement.compile(dialect=connection.dialect, column_keys=sorted(parameters[0]))
     state = compiled.compile_state
     returned = compiled.effective_returning if len(statement.exported_columns) else ()
@@ -186,9 +190,10 @@ def _read_before_update(sending: Sending, audited: AuditedTable, cascaded: Casca
             audited.table.name,
             "load the objects, set their keys and flush",
         )
-    wanted = audited.tracking.key_columns | {
-        key for key in audited.codecs if key in columns or _is_volatile(audited.table.columns[key])
-    }
+    changing = {key for key in audited.codecs if key in columns or _is_volatile(audited.table.columns[key])}
+    # Another resource id ends one resource and begins another: all of the row is told.
+    another = changing & {*audited.tracking.resource_key}
+    wanted = frozenset(audited.codecs) if another else audited.tracking.key_columns | changing
     old = _read_rows(sending, audited, wanted, None)
     tell_update = partial(_tell_update, sending, audited, wanted, old)
     return Pending(sending.statement, tell_update, cascaded, is_certain=_needs_user(audited) and old.count > 0)
@@ -196,7 +201,8 @@ def _read_before_update(sending: Sending, audited: AuditedTable, cascaded: Casca
 
 def _is_volatile(column: Column[Any]) -> bool:
     """Return whether an UPDATE may change a column that it doesn't name."""
-    return column.onupdate is not None or column.server_onupdate is not None or column.computed is not None
+    # A Computed is its column's server_onupdate, too.
+    return column.onupdate is not None or column.server_onupdate is not None
 
 
 def _tell_update(
@@ -236,6 +242,8 @@ def _tell_delete(
 ) -> Batches:
     _check_count(sending, old.count, result)
     for chunk in old.take():
+        if read_images(sending.connection, audited, audited.primary_key, [key for key, _ in chunk], sending.options):
+            raise _other_rows(sending)
         yield [change for _, image in chunk for change in audited.changes(Operation.DELETE, image, {})]
 
 
@@ -310,6 +318,15 @@ def _check_count(sending: Sending, read: int, result: CursorResult[Any]) -> None
     """
     if not sending.is_many and result.rowcount > read:
         raise _changed_unread(result.rowcount - read, sending)
+    if isinstance(sending.statement, Update) and not sending.is_many and 0 <= result.rowcount < read:
+        raise _other_rows(sending)
+
+
+def _other_rows(sending: Sending) -> CaptureError:
+    return CaptureError(
+        f"The statement didn't change the rows of {sending.target} that its criterion found before: it isn't the same "
+        f"at each reading, or a trigger of the database kept rows; roll back, and name the rows by their keys."
+    )
 
 
 def _changed_unread(count: int, sending: Sending) -> CaptureError:
@@ -357,11 +374,11 @@ def _insert(sending: Sending, audited: AuditedTable, *, ignores_conflicts: bool)
             )
         return pending(statement, partial(_peek, places))
     has_many_values = statement.select is not None or sending.state._multi_parameters
-    if not sending.is_many and not has_many_values:
+    if not sending.is_many and not has_many_values and not statement._inline:
         return pending(statement, _only_key)
     known = all(
         all(column.key in parameters for parameters in sending.parameters)
-        or (column.default is not None and not column.default.is_sequence)
+        or (column.default is not None and (column.default.is_callable or column.default.is_scalar))
         for column in columns
     )
     if statement._return_defaults or (known and not has_many_values and not ignores_conflicts):
@@ -471,6 +488,7 @@ def _tell_upserted(
     result: CursorResult[Any],
 ) -> Batches:
     query = select_images(audited)
+    found = 0
     for chunk in rows.take():
         for values, old in chunk:
             criterion = among(columns, values)
@@ -481,6 +499,7 @@ def _tell_upserted(
             for row in sending.connection.execute(query.select.where(criterion), execution_options=sending.options):
                 key, new = query.decode(row)
                 before = old.get(audited.row_key(key))
+                found += 1
                 if before is None:
                     if audited.row_key(key) in met:
                         raise _changed_unread(1, sending)
@@ -488,6 +507,9 @@ def _tell_upserted(
                 else:
                     changes.extend(audited.changes(Operation.UPDATE, before[1], new))
             yield changes
+    if not sending.is_many and result.rowcount > found:
+        # The column makes another value of what it is given, by which the rows weren't found.
+        raise _other_rows(sending)
 
 
 def _met_by_conflict(sending: Sending, audited: AuditedTable, criterion: ColumnElement[bool]) -> set[str]:
@@ -564,8 +586,28 @@ def _set_columns(sending: Sending, table: Table) -> frozenset[str]:
     return frozenset((named | sending.parameters[0].keys()) & {*table.columns.keys()})
 
 
+_UNREPEATABLE: Final = frozenset({"random", "rand", "gen_random_uuid", "clock_timestamp"})
+
+
+def _refuse_unrepeatable(statement: UpdateBase, table: Table, *, many: bool) -> None:
+    """Refuse a criterion that finds other rows when it is asked again; one with a subquery does after each of many."""
+    where: Any = getattr(statement, "whereclause", None)
+    for element in visitors.iterate(where) if where is not None else ():
+        if isinstance(element, FunctionElement) and getattr(element, "name", "").lower() in _UNREPEATABLE:
+            raise UncapturedStatementError(
+                f"A criterion with {element.name}()", table.name, "read the keys first, and use them"
+            )
+        if many and isinstance(element, (ScalarSelect, SelectBase)):
+            raise UncapturedStatementError(
+                "A criterion with a subquery, for many parameter sets,", table.name, "execute it once for each of them"
+            )
+
+
 def _refuse_hidden_tables(statement: UpdateBase) -> None:
     """Refuse an UPDATE or DELETE of a join, as MySQL knows it, of which a tracked table is a part."""
+    name = getattr(statement.table, "name", None)
+    if isinstance(statement.table, TableClause) and any(table.name == name for table in list(all_tracked())):
+        raise UncapturedStatementError("DML of a table()", str(name), "use the Table, or the class, that is tracked")
     for element in visitors.iterate(statement.table):
         if isinstance(element, Table) and tracking_of(element) is not None:
             raise UncapturedStatementError("DML of a join", element.name, "write to one table at a time")

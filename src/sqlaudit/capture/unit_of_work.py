@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import ClauseElement, Column, Connection, Table
+from sqlalchemy import ClauseElement, Column, Connection, NestedTransaction, Table
 from sqlalchemy.orm import ColumnProperty, InstanceState, Mapper, RelationshipProperty, Session, UOWTransaction
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.base import NO_VALUE
@@ -110,18 +110,16 @@ def _plan(mapper: Mapper[Any], table: Table, tracking: Tracking) -> _Rows:
 
     def describe(key: str, column: Column[Any]) -> _Field:
         attribute = by_column.get(column)
-        computed = column.computed is not None
         return _Field(
             key=key,
             attribute=attribute,
             identity=identity.get(attribute) if attribute is not None else None,
-            volatile=computed
-            or column.onupdate is not None
+            # A Computed is its column's server_default and server_onupdate.
+            volatile=column.onupdate is not None
             or column.server_onupdate is not None
             or column is mapper.version_id_col
             or column in post_updated,
-            generated=computed
-            or column.server_default is not None
+            generated=column.server_default is not None
             or column.identity is not None
             or (attribute is None and column.default is not None),
             evaluates_none=bool(getattr(column.type, "should_evaluate_none", False)),
@@ -203,7 +201,8 @@ class Flush:
     acting: AuditContext | None = None
     """Who acts, if it was asked before anything was sent."""
     failure: CaptureError | None = None
-    connections: set[Connection] = dataclasses.field(default_factory=set)
+    connections: dict[Connection, NestedTransaction | None] = dataclasses.field(default_factory=dict)
+    """The savepoint that each connection was in when the first object was announced."""
     coming: list[_Write] = dataclasses.field(default_factory=list)
     """Announced by mapper events; no statement has been sent since."""
     announced: dict[InstanceState[Any], _Write] = dataclasses.field(default_factory=dict)
@@ -263,6 +262,14 @@ class Flush:
             f"by another transaction, and nobody knows which; roll back, or let lock_rows=True find out."
         )
 
+    def collects(self, connection: Connection) -> bool:
+        """
+        Return whether what a statement beside the flush's own does is told with them.
+
+        Before the unit of work has begun, and in a savepoint of a listener's, it is recorded at once.
+        """
+        return connection in self.connections and connection.get_nested_transaction() is self.connections[connection]
+
     def add(self, connection: Connection, changes: Sequence[RowChange]) -> None:
         """Note what a statement did that was sent beside those of the mapped objects."""
         self.done.append(_Recorded(connection, changes))
@@ -306,7 +313,9 @@ def begin_flush(session: Session, context: UOWTransaction, *, locks_rows: bool) 
 
 def current_flush(session: Session) -> Flush | None:
     """Return the flush that *session* is in."""
-    return session.info.get(_FLUSH_KEY)
+    flush: Flush | None = session.info.get(_FLUSH_KEY)
+    # A flush that had nothing to do, or failed in before_flush, ends without an event.
+    return flush if flush is not None and session._flushing else None  # noqa: SLF001 (said nowhere else)
 
 
 def end_flush(session: Session) -> None:
@@ -570,6 +579,11 @@ def _after(rows: _Rows, audited: AuditedTable, write: _Write) -> _After:
         values[field.key] if field.key in values or before is None else before.remembered[field.key]
         for field in rows.primary_key
     )
+    if write.operation is Operation.INSERT and None in primary_key:
+        raise CaptureError(
+            f"A new object of {rows.tracking.label} has lost its key within the flush: a listener has rolled back a "
+            f"savepoint of the session; use one of the connection, connection.begin_nested()."
+        )
     return _After(write, audited, values, unread, primary_key)
 
 

@@ -102,7 +102,7 @@ MUTATIONS = [
     Mutation(
         "rows of secondary tables are taken for a mapper's",
         LISTENERS,
-        'return "compiled_cache" in execution_options and table is not None and flush.expects(table)',
+        "return table is not None and flush.expects(table)",
         "return True",
     ),
     Mutation("rows are not locked", UNIT_OF_WORK, "(locks_rows or value is NO_VALUE", "(value is NO_VALUE"),

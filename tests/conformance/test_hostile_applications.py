@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import sqlalchemy.dialects.postgresql
 from sqlalchemy import BigInteger, Column, ForeignKey, Integer, Table, delete, event, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, object_session, relationship
@@ -370,3 +371,67 @@ async def test_rows_that_a_trigger_keeps_are_not_told_as_deleted(
     await session.rollback()
 
     assert len(await story_of(maker, Item)) == 3
+
+
+async def test_statements_of_listeners_on_the_same_model_are_told(session: AsyncSession, maker: Maker) -> None:
+    """A bulk statement that a mapper listener executes within the flush is no statement of the flush's own."""
+
+    def after_insert(mapper: Any, connection: Any, item: Item) -> None:
+        inner = object_session(item)
+        assert inner is not None
+        inner.execute(update(Item), [{"id": 1, "name": "by key"}])
+
+    event.listen(Item, "after_insert", after_insert)
+    try:
+        session.add_all([Item(id=8, name="eight"), Item(id=9, name="nine")])
+        await session.commit()
+    finally:
+        event.remove(Item, "after_insert", after_insert)
+
+    story = (await story_of(maker, Item))[3:]
+    assert sorted(operation for operation, _ in story) == ["insert", "insert", "update"]
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+async def test_upserts_of_rows_that_refer_to_each_other_are_told(maker: Maker) -> None:
+    """The locks that a foreign key to the same table takes aren't those of another transaction."""
+
+    class Own(DeclarativeBase):
+        pass
+
+    @track_table()
+    class Node(Own):
+        __tablename__ = "node"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        parent_id: Mapped[int | None] = mapped_column(ForeignKey("node.id"))
+
+    await start_audit(maker, Own)
+
+    async with maker() as session:
+        statement = sa.dialects.postgresql.insert(Node).values(
+            [{"id": 1, "parent_id": None}, {"id": 2, "parent_id": 1}]
+        )
+        await session.execute(statement.on_conflict_do_update(index_elements=["id"], set_={"parent_id": 1}))
+        await session.commit()
+
+    assert len(await story_of(maker, Node)) == 2
+
+
+async def test_a_resource_id_is_never_null(maker: Maker) -> None:
+    """A row without the value that identifies it is refused: its change could never be found again."""
+
+    class Own(DeclarativeBase):
+        pass
+
+    @track_table(resource_id_field="code")
+    class Coded(Own):
+        __tablename__ = "coded"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        code: Mapped[str | None]
+
+    await start_audit(maker, Own)
+
+    async with maker() as session:
+        session.add(Coded())
+        with pytest.raises(CaptureError, match="never NULL"):
+            await session.commit()

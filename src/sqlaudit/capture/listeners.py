@@ -23,7 +23,7 @@ from sqlalchemy.sql.dml import Delete, Update, UpdateBase
 
 from sqlaudit.capture.connections import refuse_autocommit
 from sqlaudit.capture.refusals import find_hidden_dml, find_text_dml
-from sqlaudit.capture.statements import Pending, read_before, tell, written_table
+from sqlaudit.capture.statements import Pending, is_bulk, read_before, tell, written_table
 from sqlaudit.capture.unit_of_work import (
     Flush,
     begin_flush,
@@ -50,6 +50,7 @@ OPT_OUT_OPTION: Final = "sqlaudit"
 """The execution option that, when False, leaves a statement out of the trail."""
 
 _SESSION_OPTION: Final = "_sqlaudit_session"
+_STATEMENT_OPTION: Final = "_sqlaudit_statement"
 _PENDING_KEY: Final = "sqlaudit.pending"
 _BROKEN_KEY: Final = "sqlaudit.broken"
 
@@ -124,7 +125,7 @@ def after_soft_rollback(session: Session, previous: SessionTransaction) -> None:
 def do_orm_execute(state: ORMExecuteState) -> None:
     """Runs before a session executes a statement: says whose it is, on a connection that sessions may share."""
     if state.is_insert or state.is_update or state.is_delete:
-        state.update_execution_options(**{_SESSION_OPTION: weakref.ref(state.session)})
+        state.update_execution_options(**{_SESSION_OPTION: weakref.ref(state.session), _STATEMENT_OPTION: True})
 
 
 SESSION_LISTENERS: Final = (do_orm_execute, after_begin, before_flush, after_flush, before_commit, after_soft_rollback)
@@ -259,8 +260,10 @@ def _capture(
 def _is_of_a_mapper(statement: UpdateBase, flush: Flush, execution_options: Any) -> bool:
     # Mappers send their DML with a statement cache of their own; the rows of a secondary
     # table, and what the application's listeners execute within the flush, come without.
+    if execution_options.get("compiled_cache") is None or is_bulk(statement) or _STATEMENT_OPTION in execution_options:
+        return False
     table = written_table(statement)
-    return "compiled_cache" in execution_options and table is not None and flush.expects(table)
+    return table is not None and flush.expects(table)
 
 
 def _after_execute(

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from sqlalchemy import ColumnElement, Connection, Dialect, FromClause, Row, Select, Table, select, tuple_
 
 from sqlaudit.codec import JSON_NULL, MASK, Codec, JSONValue, codec_of, key_text
+from sqlaudit.exceptions import CaptureError
 from sqlaudit.tracking import Tracking
 from sqlaudit.types import Operation
 
@@ -112,7 +113,13 @@ class AuditedTable:
         return {key: MASK if key in masked else image[key] for key in self.tracking.recorded if key in image}
 
     def _resource_id(self, image: Image) -> str:
-        return key_text([self.codecs[key].as_key(image[key]) for key in self.tracking.resource_key])
+        parts = [self.codecs[key].as_key(image[key]) for key in self.tracking.resource_key if image[key] is not None]
+        if len(parts) < len(self.tracking.resource_key):
+            raise CaptureError(
+                f"A row of {self.tracking.label} has no {' and '.join(self.tracking.resource_key)}, which identifies "
+                f"it in the trail; a resource_id_field is never NULL."
+            )
+        return key_text(parts)
 
 
 def audited_table(table: Table, tracking: Tracking, dialect: Dialect) -> AuditedTable:

@@ -54,11 +54,13 @@ from sqlaudit.exceptions import CaptureError, UncapturedStatementError
 from sqlaudit.tracking import all_tracked, tracking_of
 from sqlaudit.types import Operation
 
-__all__ = ["Pending", "read_before", "tell", "written_table"]
+__all__ = ["Pending", "is_bulk", "read_before", "tell", "written_table"]
 
 
 Key: TypeAlias = tuple[Any, ...]
 Batches: TypeAlias = Iterator[list[RowChange]]
+
+_BULK: Final = frozenset({"_emit_insert_table", "_emit_update_table"})
 
 _PLACES: Final = ("schema_translate_map",)
 
@@ -99,6 +101,11 @@ class Pending:
     """What the database will do to other rows."""
     is_certain: bool = False
     """It is known to change rows that don't name who changes them."""
+
+
+def is_bulk(statement: UpdateBase) -> bool:
+    """Return whether *statement* is the user's, of a model, sent by the ORM for many parameter sets."""
+    return not _BULK.isdisjoint(statement._annotations)
 
 
 def written_table(statement: UpdateBase) -> Table | None:
@@ -519,7 +526,9 @@ def _met_by_conflict(sending: Sending, audited: AuditedTable, criterion: ColumnE
     There, an upsert waits for a row that another transaction has inserted, and
     then updates what nobody could read before. A row that it has inserted has no xmax.
     """
-    if sending.connection.dialect.name != "postgresql":
+    # A foreign key to the table itself locks the rows that it refers to, which gives them an xmax, too.
+    refers_to_itself = any(each.referred_table is audited.table for each in audited.table.foreign_key_constraints)
+    if sending.connection.dialect.name != "postgresql" or refers_to_itself:
         return set()
     primary_key = [audited.table.columns[key] for key in audited.primary_key]
     met = select(*primary_key).where(criterion, literal_column("xmax::text") != "0")

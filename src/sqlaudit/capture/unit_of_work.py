@@ -217,6 +217,7 @@ class Flush:
     """What rows hold that an object has taken over; another may take them over again, with a warning of SQLAlchemy."""
     gone: set[tuple[Table, str]] = dataclasses.field(default_factory=set)
     """Rows that were gone before the DELETE of their objects: by another transaction, or by a recorded cascade."""
+    foreseen: set[Table] = dataclasses.field(default_factory=set)
     _post_updated: set[Table] | None = None
 
     def announce(
@@ -388,8 +389,9 @@ def foresee(flush: Flush, connection: Connection, table: Table) -> None:
 
     A ``post_update`` relationship sets foreign keys to NULL before the rows go.
     """
-    if table not in flush.post_updated():
+    if table not in flush.post_updated() or table in flush.foreseen:
         return
+    flush.foreseen.add(table)
     for state in list(flush.context.states):
         for rows in _rows_of(state.mapper):
             if rows.table is table and rows.post_updates:

@@ -87,7 +87,7 @@ class Codec:
 
     def as_key(self, stored: JSONValue) -> JSONValue:
         """Return the stored form of a part of a key: the same whether it was read or given."""
-        return stored.rstrip(" ") if self.is_padded else stored
+        return stored.rstrip(" ") if self.is_padded and stored is not None else stored
 
     def dump(self, value: Any) -> JSONValue:
         """Return *value*, which is None for SQL NULL, as it is stored."""
@@ -136,11 +136,14 @@ def key_text(encoded: list[JSONValue]) -> str:
 
 def key_value(codecs: Sequence[Codec], text: str) -> Any:
     """Return the Python value of a key from its text: a tuple if it has several columns."""
-    if len(codecs) == 1:
+    if len(codecs) > 1:
+        return tuple(codec.load(part) for codec, part in zip(codecs, json.loads(text), strict=True))
+    (codec,) = codecs
+    if not codec.as_text:
+        # A number is itself; what JSON has no number for is text.
         with suppress(ValueError):
-            return codecs[0].decode(text if codecs[0].as_text else json.loads(text))
-        return codecs[0].decode(text)
-    return tuple(codec.decode(part) for codec, part in zip(codecs, json.loads(text), strict=True))
+            return codec.load(json.loads(text))
+    return codec.load(text)
 
 
 # --- one codec per type ----------------------------------------------------------------------------------------------

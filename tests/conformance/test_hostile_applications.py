@@ -9,10 +9,18 @@ import sqlalchemy as sa
 import sqlalchemy.dialects.postgresql
 from sqlalchemy import BigInteger, Column, ForeignKey, Integer, Table, delete, event, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, object_session, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, object_session, relationship, sessionmaker
 
 from conformance_setup import Maker, changes_of, save, start_audit, story_of
-from sqlaudit import SQLAuditConfig, bind_audit_context, get_resource_changes, set_config, track_table
+from databases import Database
+from sqlaudit import (
+    SQLAuditConfig,
+    bind_audit_context,
+    get_resource_changes,
+    register_hooks,
+    set_config,
+    track_table,
+)
 from sqlaudit.exceptions import ActorRequiredError, CaptureError, UncapturedStatementError
 
 
@@ -435,3 +443,47 @@ async def test_a_resource_id_is_never_null(maker: Maker) -> None:
         session.add(Coded())
         with pytest.raises(CaptureError, match="never NULL"):
             await session.commit()
+
+
+def test_updates_whose_rows_are_returned_are_told_by_a_driver_that_counts_late(database: Database) -> None:
+    """SQLite counts what an UPDATE with RETURNING changed while its rows are fetched, also for a plain Session."""
+    engine = database.make_engine()
+    Base.metadata.create_all(engine)
+    set_config(SQLAuditConfig())
+    makes = sessionmaker(engine)
+
+    with register_hooks(makes), makes() as session:
+        session.add_all([Item(id=1, name="a"), Item(id=2, name="b")])
+        session.flush()
+        returned = session.scalars(update(Item).values(name="x").returning(Item.id)).all()
+        session.execute(update(Item).values(name="y"), execution_options={"synchronize_session": "fetch"})
+        session.execute(delete(Item).returning(Item.id))
+        session.commit()
+        changes = get_resource_changes(Item, 1, session, "name")
+
+    assert sorted(returned) == [1, 2]
+    assert [(each.old_value, each.new_value) for each in changes] == [("y", None), ("x", "y"), ("a", "x"), (None, "a")]
+    engine.dispose()
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # which lets a primary key be NULL
+async def test_keys_that_are_null_in_part_are_told(maker: Maker) -> None:
+    """A NULL in a key of several columns is a part of the resource id."""
+
+    class Own(DeclarativeBase):
+        pass
+
+    @track_table()
+    class Partial(Own):
+        __tablename__ = "partial"
+        one: Mapped[str] = mapped_column(primary_key=True)
+        two: Mapped[str | None] = mapped_column(primary_key=True, nullable=True)
+        value: Mapped[int]
+
+    await start_audit(maker, Own)
+
+    async with maker() as session:
+        session.add(Partial(one="a", two=None, value=1))
+        await session.commit()
+
+    assert {each.resource_id for each in await changes_of(maker, Partial)} == {("a", None)}

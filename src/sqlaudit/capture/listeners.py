@@ -289,6 +289,7 @@ def _after_execute(
         else:
             record(session, connection, batches, config_of(session))
     except BaseException:
+        result.close()
         # The statement was sent, and its trail wasn't: nothing of this may be committed.
         session.info[_BROKEN_KEY] = weakref.ref(session.get_nested_transaction() or session.get_transaction())
         raise

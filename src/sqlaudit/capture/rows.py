@@ -113,8 +113,9 @@ class AuditedTable:
         return {key: MASK if key in masked else image[key] for key in self.tracking.recorded if key in image}
 
     def _resource_id(self, image: Image) -> str:
-        parts = [self.codecs[key].as_key(image[key]) for key in self.tracking.resource_key if image[key] is not None]
-        if len(parts) < len(self.tracking.resource_key):
+        parts = [self.codecs[key].as_key(image[key]) for key in self.tracking.resource_key]
+        # SQLite lets a primary key be NULL, in part or all of it.
+        if None in parts and self.tracking.resource_key != self.primary_key:
             raise CaptureError(
                 f"A row of {self.tracking.label} has no {' and '.join(self.tracking.resource_key)}, which identifies "
                 f"it in the trail; a resource_id_field is never NULL."

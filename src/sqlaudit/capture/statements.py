@@ -81,6 +81,8 @@ class Sending:
     target: FromClause
     """What it names to be written: the table, or an alias of it."""
     parameters: ParameterSets
+    counts_late: bool
+    """It returns rows, for the user or the ORM: SQLite counts those that it changed while they are fetched."""
     options: Mapping[str, Any]
     """The execution options that say where its table is, for what is read of it."""
 
@@ -153,7 +155,16 @@ def read_before(
     state = compiled.compile_state
     returned = compiled.effective_returning if len(statement.exported_columns) else ()
     options = {key: execution_options[key] for key in _PLACES if key in execution_options}
-    sending = Sending(connection, statement, state, returned or (), state.statement.table, parameters, options)
+    sending = Sending(
+        connection,
+        statement,
+        state,
+        returned or (),
+        state.statement.table,
+        parameters,
+        counts_late=bool(compiled.effective_returning),
+        options=options,
+    )
     audited = None if tracking is None else audited_table(table, tracking, connection.dialect)
     if isinstance(statement, Insert):
         return None if audited is None else _read_before_insert(sending, audited)
@@ -325,7 +336,8 @@ def _check_count(sending: Sending, read: int, result: CursorResult[Any]) -> None
     """
     if not sending.is_many and result.rowcount > read:
         raise _changed_unread(result.rowcount - read, sending)
-    if isinstance(sending.statement, Update) and not sending.is_many and 0 <= result.rowcount < read:
+    counts = isinstance(sending.statement, Update) and not sending.is_many and not sending.counts_late
+    if counts and 0 <= result.rowcount < read:
         raise _other_rows(sending)
 
 

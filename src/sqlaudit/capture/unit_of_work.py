@@ -581,7 +581,7 @@ def _after(rows: _Rows, audited: AuditedTable, write: _Write) -> _After:
         values[field.key] if field.key in values or before is None else before.remembered[field.key]
         for field in rows.primary_key
     )
-    if write.operation is Operation.INSERT and None in primary_key:
+    if write.operation is Operation.INSERT and any(each.attribute not in current for each in rows.primary_key):
         raise CaptureError(
             f"A new object of {rows.tracking.label} has lost its key within the flush: a listener has rolled back a "
             f"savepoint of the session; use one of the connection, connection.begin_nested()."

@@ -68,23 +68,19 @@ class Declaration:
             )
         if tracked_fields is not None and not tracked_fields:
             raise TrackingError("tracked_fields is empty; name at least one field, or None for all of them.")
-        for argument, names in (
-            ("tracked_fields", tracked_fields),
-            ("exclude_fields", exclude_fields),
-            ("masked_fields", masked_fields),
-        ):
-            if names is not None:
-                _names(argument, names)
-        contradiction = set(exclude_fields) & {*(tracked_fields or ()), *masked_fields}
+        tracked = None if tracked_fields is None else _names("tracked_fields", tracked_fields)
+        excluded = _names("exclude_fields", exclude_fields)
+        masked = _names("masked_fields", masked_fields)
+        contradiction = set(excluded) & {*(tracked or ()), *masked}
         if contradiction:
             raise TrackingError(
                 f"exclude_fields and tracked_fields or masked_fields both name "
                 f"{', '.join(map(repr, sorted(contradiction)))}; leave it out of one of them."
             )
         return cls(
-            tracked_fields=None if tracked_fields is None else _names("tracked_fields", tracked_fields),
-            exclude_fields=_names("exclude_fields", exclude_fields),
-            masked_fields=_names("masked_fields", masked_fields),
+            tracked_fields=tracked,
+            exclude_fields=excluded,
+            masked_fields=masked,
             table_label=table_label,
             resource_id_field=resource_id_field,
             user_id_field=user_id_field,

@@ -533,8 +533,9 @@ def _in_sql_order(done: list[_Write | _Recorded]) -> Iterator[_Write | _Recorded
     """Yield what was sent in the order of the SQL: of one mapper's objects, the UPDATEs come before the INSERTs."""
 
     def batch(write: _Write | _Recorded) -> Any:
-        is_save = isinstance(write, _Write) and write.operation is not Operation.DELETE
-        return write.mapper.base_mapper if isinstance(write, _Write) and is_save else None
+        if isinstance(write, _Recorded) or write.operation is Operation.DELETE:
+            return None
+        return write.mapper.base_mapper
 
     for _, writes in groupby(done, batch):
         yield from sorted(writes, key=lambda write: isinstance(write, _Write) and write.operation is Operation.INSERT)
@@ -591,18 +592,20 @@ def _after(rows: _Rows, audited: AuditedTable, write: _Write) -> _After:
 
 def _row_changes(flush: Flush, after: _After, read: Image) -> Iterator[RowChange]:
     write, audited = after.write, after.audited
-    dump = {key: codec.dump for key, codec in audited.codecs.items()}
-    new = {key: dump[key](value) for key, value in after.values.items()} | {key: read[key] for key in after.unread}
+    codecs = audited.codecs
+    new = {key: codecs[key].dump(value) for key, value in after.values.items()} | {
+        key: read[key] for key in after.unread
+    }
     before = write.before.get(audited.table)
     if before is None:
         yield from audited.changes(write.operation, {}, new)
         return
     if before.is_gone:
         return
-    wanted = audited.codecs.keys() if before.whole else {*new, *audited.tracking.key_columns}
+    wanted = codecs.keys() if before.whole else {*new, *audited.tracking.key_columns}
     found = before.read or {}
     old = {
-        key: found[key] if key in found else dump[key](before.remembered[key])
+        key: found[key] if key in found else codecs[key].dump(before.remembered[key])
         for key in wanted
         if key in found or key in before.remembered
     }

@@ -23,7 +23,7 @@ from sqlalchemy.orm.exc import StaleDataError
 
 from conformance_setup import Maker, save, start_audit, story_of
 from sqlaudit import audit_metadata, get_resource_changes, track_table
-from sqlaudit.exceptions import TrackingError
+from sqlaudit.exceptions import TrackingError, UncapturedStatementError
 
 
 class Base(DeclarativeBase):
@@ -310,3 +310,35 @@ async def test_encrypted_rows_are_told_as_they_are_stored(maker: Maker) -> None:
         ("open sesame", None),
         (None, "open sesame"),
     ]
+
+
+async def test_a_key_that_the_database_hands_on_to_other_keys_is_refused(maker: Maker) -> None:
+    """ON UPDATE CASCADE into the primary key of a tracked row would end a resource that nobody tells the new one of."""
+
+    class Own(DeclarativeBase):
+        pass
+
+    @track_table()
+    class Whole(Own):
+        __tablename__ = "whole"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    @track_table()
+    class Part(Own):
+        __tablename__ = "part"
+        whole_id: Mapped[int] = mapped_column(ForeignKey("whole.id", onupdate="CASCADE"), primary_key=True)
+        number: Mapped[int] = mapped_column(primary_key=True)
+
+    await start_audit(maker, Own)
+
+    async with maker() as session:
+        whole = Whole(id=1)
+        await save(session, whole)
+        await save(session, Part(whole_id=1, number=1))
+        await session.refresh(whole)
+        whole.id = 5
+        with pytest.raises(UncapturedStatementError, match="passive_updates"):
+            await session.commit()
+
+    assert [operation for operation, _ in await story_of(maker, Whole)] == ["insert"]
+    assert [operation for operation, _ in await story_of(maker, Part)] == ["insert"]

@@ -23,6 +23,7 @@ from sqlaudit.capture.rows import (
     read_images,
     select_images,
 )
+from sqlaudit.exceptions import UncapturedStatementError
 from sqlaudit.tracking import all_tracked, tracking_of
 from sqlaudit.types import Operation
 
@@ -125,6 +126,7 @@ def _follow(
             audited = found.tables[table]
             query = select_images(audited)
             for row in connection.execute(query.select.where(refers), execution_options=found.options):
+                _refuse_new_key(audited, effect_here)
                 key, image = query.decode(row)
                 found.images.setdefault(table, {})[audited.row_key(key)] = image
                 found.primary_keys.setdefault(table, {})[audited.row_key(key)] = key
@@ -139,6 +141,16 @@ def _follow(
     for each, values in following.items():
         if values:
             _follow(connection, each, effect_here, values, found, seen)
+
+
+def _refuse_new_key(audited: AuditedTable, effect: Effect) -> None:
+    """Refuse what would give a tracked row another key: nobody could find it by the old one afterwards."""
+    if effect is not None and not effect.isdisjoint(audited.primary_key):
+        raise UncapturedStatementError(
+            "A new key, which the database hands on to the keys",
+            audited.table.name,
+            "let SQLAlchemy hand it on, with relationship(passive_updates=False)",
+        )
 
 
 def _acting(table: Table, effect: Effect) -> Iterator[ForeignKeyConstraint]:

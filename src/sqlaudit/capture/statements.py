@@ -186,7 +186,7 @@ def tell(pending: Pending, connection: Connection, result: CursorResult[Any], fl
     if pending.cascaded is not None:
         changes: list[RowChange] = []
         for table, row_key, found in pending.cascaded.changes(connection):
-            if flush is not None and found:
+            if flush is not None and any(change.operation is Operation.DELETE for change in found):
                 flush.skip(table, row_key)
             changes.extend(found)
         yield changes

@@ -14,7 +14,13 @@ from sqlaudit.decorators import track, track_table
 from sqlaudit.exceptions import SQLAuditError
 from sqlaudit.hooks import Subscription, register_hooks
 from sqlaudit.retrieval import get_resource_changes, get_resource_changes_sync
-from sqlaudit.tables import audit_metadata, create_audit_tables, create_audit_tables_sync
+from sqlaudit.schema import (
+    check_audit_tables,
+    check_audit_tables_sync,
+    create_audit_tables,
+    create_audit_tables_sync,
+)
+from sqlaudit.tables import audit_metadata, trail_table
 from sqlaudit.types import MASKED, FieldChange, Operation
 
 __all__ = [
@@ -29,6 +35,8 @@ __all__ = [
     "audit_context",
     "audit_metadata",
     "bind_audit_context",
+    "check_audit_tables",
+    "check_audit_tables_sync",
     "clear_audit_context",
     "create_audit_tables",
     "create_audit_tables_sync",
@@ -42,4 +50,5 @@ __all__ = [
     "set_config",
     "track",
     "track_table",
+    "trail_table",
 ]

@@ -4,7 +4,7 @@ import datetime as dt
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
@@ -29,18 +29,10 @@ from sqlalchemy.types import Boolean
 
 from sqlaudit.codec import Codec, codec_of, decode_value, key_text, key_value
 from sqlaudit.exceptions import RetrievalError
-from sqlaudit.tables import change_table
 from sqlaudit.tracking import Link, Tracking, tracking_of
 from sqlaudit.types import FieldChange, Operation, SortDirection, SortField
 
 DateRange = tuple[dt.datetime | None, dt.datetime | None]
-
-_SORT_COLUMNS: Final[Mapping[str, ColumnElement[Any]]] = {
-    "timestamp": change_table.c.id,
-    "resource_id": change_table.c.resource_id,
-    "changed_by": change_table.c.changed_by,
-    "operation": change_table.c.operation,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,18 +132,16 @@ def _linked(link: Link, dialect: Dialect) -> LinkedResource:
     )
 
 
-def of_subclass(label: str) -> ColumnElement[bool]:
+def of_subclass(trail: Table, label: str) -> ColumnElement[bool]:
     """Return the criterion that a change is of a row that has one under *label*, too: joined inheritance."""
-    rows = change_table.alias()
-    return change_table.c.resource_id.in_(
-        select(rows.c.resource_id).where(rows.c.resource_type == label).correlate(None)
-    )
+    rows = trail.alias()
+    return trail.c.resource_id.in_(select(rows.c.resource_id).where(rows.c.resource_type == label).correlate(None))
 
 
-def of_identities(label: str, key: str, identities: Collection[Any]) -> ColumnElement[bool]:
+def of_identities(trail: Table, label: str, key: str, identities: Collection[Any]) -> ColumnElement[bool]:
     """Return the criterion that a change is of a row whose discriminator *key* was one of *identities*."""
-    rows = change_table.alias()
-    return change_table.c.resource_id.in_(
+    rows = trail.alias()
+    return trail.c.resource_id.in_(
         select(rows.c.resource_id)
         .where(rows.c.resource_type == label, _has_values(rows, [key], [[identity] for identity in identities]))
         .correlate(None)
@@ -179,6 +169,7 @@ class Question:
 
 
 def select_field_changes(
+    trail: Table,
     questions: Sequence[Question],
     *,
     user_ids: Collection[str] | None,
@@ -192,8 +183,9 @@ def select_field_changes(
 
     *limit* is how many changes at most are needed, whatever their fields.
     """
-    columns = change_table.c
-    query = select(change_table).where(or_(false(), *(each for question in questions for each in _criteria(question))))
+    columns = trail.c
+    wanted = (criterion for question in questions for criterion in _criteria(trail, question))
+    query = select(trail).where(or_(false(), *wanted))
     if user_ids is not None:
         query = query.where(columns.changed_by.in_(sorted(user_ids)))
     start, end = date_range
@@ -201,13 +193,14 @@ def select_field_changes(
         query = query.where(columns.recorded_at >= start)
     if end is not None:
         query = query.where(columns.recorded_at <= end)
-    order = [_SORT_COLUMNS[sort_by], columns.id] if sort_by != "timestamp" else [columns.id]
+    # The ids are in the order of time, and no two changes have the same.
+    order = [columns.id] if sort_by == "timestamp" else [columns[sort_by], columns.id]
     query = query.order_by(*(column.desc() if sort_direction == "desc" else column.asc() for column in order))
     return query if limit is None else query.limit(limit)
 
 
-def _criteria(question: Question) -> Iterator[ColumnElement[bool]]:
-    columns, resource = change_table.c, question.resource
+def _criteria(trail: Table, question: Question) -> Iterator[ColumnElement[bool]]:
+    columns, resource = trail.c, question.resource
     ids = None if question.ids is None else [resource.key_parts(each) for each in question.ids]
     if question.keys is None or question.keys:
         own = [columns.resource_type == resource.label]
@@ -226,7 +219,7 @@ def _criteria(question: Question) -> Iterator[ColumnElement[bool]]:
         added_or_removed = columns.operation.in_([Operation.INSERT.value, Operation.DELETE.value])
         criterion = and_(columns.resource_type == link.label, added_or_removed)
         if ids is not None:
-            criterion = and_(criterion, _has_values(change_table, link.own_keys, ids))
+            criterion = and_(criterion, _has_values(trail, link.own_keys, ids))
         yield criterion
 
 

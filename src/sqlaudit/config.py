@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Column
+from sqlalchemy import Column, Table
 from sqlalchemy.orm import ColumnProperty, InstrumentedAttribute, Mapper, class_mapper
 
 from sqlaudit._bridge import SessionFactory, check_factory
 from sqlaudit.exceptions import ConfigurationError, UnknownFieldError
+from sqlaudit.tables import change_table, is_trail
 from sqlaudit.types import UserIdType
 
 __all__ = ["SQLAuditConfig", "clear_config", "get_config", "has_config", "set_config"]
@@ -55,6 +56,8 @@ class SQLAuditConfig:
     """
     warn_uncaptured: bool = False
     """Let statements that can't be captured pass with an `UncapturedStatementWarning`; they are refused otherwise."""
+    trail: Table = change_table
+    """The table that holds the trail: `trail_table` makes one of another name, in a schema or `MetaData` of yours."""
     zone: dt.tzinfo = field(init=False, repr=False, compare=False)
     """*time_zone*, resolved."""
 
@@ -69,6 +72,8 @@ class SQLAuditConfig:
         for name in ("require_user", "lock_rows", "warn_uncaptured"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}; expected True or False.")
+        if not is_trail(self.trail):
+            raise ConfigurationError(f"trail is {self.trail!r}; expected a table that trail_table() has made.")
         _check_user_model(self.user_model, self.user_model_user_id_field)
         object.__setattr__(self, "zone", _zone(self.time_zone))
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm.exc import UnmappedClassError
 
 from sqlaudit.capture.listeners import watch
 from sqlaudit.exceptions import TrackingError
-from sqlaudit.tables import create_trail_with
+from sqlaudit.schema import create_trail_with
 from sqlaudit.tracking import (
     Declaration,
     await_configuration,

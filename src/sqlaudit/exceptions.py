@@ -14,7 +14,8 @@ Every error that sqlaudit raises.
     │   └── ActorCallbackError
     ├── CaptureError (RuntimeError)         a change that can't be recorded
     │   ├── UncapturedStatementError
-    │   └── TrailMissingError
+    │   ├── TrailMissingError
+    │   └── TrailOutdatedError
     └── RetrievalError (ValueError)         the arguments of a question
 
     UncapturedStatementWarning (UserWarning)  instead of the error, with warn_uncaptured=True
@@ -34,6 +35,7 @@ __all__ = [
     "SQLAuditError",
     "TrackingError",
     "TrailMissingError",
+    "TrailOutdatedError",
     "UncapturedStatementError",
     "UncapturedStatementWarning",
     "UnknownFieldError",
@@ -143,6 +145,18 @@ class TrailMissingError(CaptureError):
         super().__init__(
             f"The trail's table {table} isn't in the database; create it with "
             f"`await create_audit_tables(engine)`, or give sqlaudit's metadata to Alembic."
+        )
+
+
+class TrailOutdatedError(CaptureError):
+    """The table that holds the trail lacks columns that this version of sqlaudit writes."""
+
+    def __init__(self, table: str, missing: Iterable[str]) -> None:
+        self.table = table
+        self.missing = list(missing)
+        super().__init__(
+            f"The trail's table {table} lacks {', '.join(self.missing)}; it is another table of that name, or one of "
+            f"another version: migrate it, or name another with SQLAuditConfig(trail=trail_table(...))."
         )
 
 

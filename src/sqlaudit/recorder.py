@@ -5,9 +5,10 @@ import os
 import time
 import uuid
 import weakref
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import isawaitable, iscoroutine, iscoroutinefunction
+from types import MappingProxyType
 from typing import Any, Final
 
 from sqlalchemy import AdaptedConnection, Connection
@@ -20,7 +21,7 @@ from sqlaudit.capture.rows import RowChange
 from sqlaudit.config import SQLAuditConfig, UserIdCallback
 from sqlaudit.context import AuditContext, context_of, get_audit_context
 from sqlaudit.exceptions import ActorCallbackError, ActorRequiredError, CaptureError, TrailMissingError
-from sqlaudit.tables import UTCDateTime, change_table
+from sqlaudit.tables import UTCDateTime
 from sqlaudit.types import UserIdType
 
 __all__ = ["record", "require_actor", "transaction_of"]
@@ -56,11 +57,13 @@ def record(
     batches: Iterable[Sequence[RowChange]],
     config: SQLAuditConfig,
     context: AuditContext | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """
     Write changes, in their order, on the connection that made them: one INSERT per batch.
 
-    *context* says who acts; it is asked for if not given.
+    *context* says who acts; it is asked for if not given. *options* are the
+    execution options that say where the tables of the changes are.
 
     Raises:
         ActorRequiredError: nobody is known to have made them, and the configuration requires somebody.
@@ -72,7 +75,7 @@ def record(
             continue
         if context is None:
             context = acting_context(session, connection, config)
-        _write(connection, transaction_of(session).id, context, changes, config)
+        _write(connection, transaction_of(session).id, context, changes, config, options)
 
 
 def _write(
@@ -81,6 +84,7 @@ def _write(
     context: AuditContext,
     changes: Sequence[RowChange],
     config: SQLAuditConfig,
+    options: Mapping[str, Any],
 ) -> None:
     user_ids = [context.user_id if context.user_id is not None else change.user_id for change in changes]
     if config.require_user and None in user_ids:
@@ -93,7 +97,7 @@ def _write(
         "reason": context.reason,
         "context": dict(context.facts) or None,
     }
-    insert = change_table.insert()
+    insert = config.trail.insert()
     if connection.dialect.name == "sqlite":
         # SQLite's own clock knows milliseconds at best.
         shared["recorded_at"] = dt.datetime.now(dt.UTC)
@@ -112,10 +116,10 @@ def _write(
         for change, user_id in zip(changes, user_ids, strict=True)
     ]
     try:
-        connection.execute(insert, rows)
+        connection.execute(insert, rows, execution_options=options)
     except DBAPIError as error:
-        if _is_missing_table(error):
-            raise TrailMissingError(change_table.fullname) from error
+        if _is_missing_table(error, config.trail.name):
+            raise TrailMissingError(config.trail.fullname) from error
         raise
 
 
@@ -198,13 +202,13 @@ def _(element: Any, compiler: Any, **_: Any) -> str:
     return "UTC_TIMESTAMP(6)"
 
 
-def _is_missing_table(error: DBAPIError) -> bool:
+def _is_missing_table(error: DBAPIError, name: str) -> bool:
     # PostgreSQL's SQLSTATE, MySQL's error number, SQLite's words.
     original: Any = error.orig
     return (
         getattr(original, "sqlstate", None) == "42P01"
         or getattr(original, "args", ())[:1] == (1146,)
-        or f"no such table: {change_table.name}" in str(original)
+        or (str(original).startswith("no such table:") and str(original).endswith(name))
     )
 
 

@@ -201,8 +201,9 @@ def _operation(
     def operation(session: Session) -> list[FieldChange]:
         bind_arguments = {"clause": model} if isinstance(model, Table) else {"mapper": inspect(model)}
         dialect = session.get_bind(**bind_arguments).dialect
-        questions = [_question(model, source, ids, names, dialect) for source in sources]
+        questions = [_question(model, source, ids, names, dialect, config.trail) for source in sources]
         query = select_field_changes(
+            config.trail,
             questions,
             user_ids=user_ids,
             date_range=date_range,
@@ -258,7 +259,7 @@ def _sources(model: Any) -> list[_Source]:
     return list(sources.values())
 
 
-def _members(model: Any, source: _Source, dialect: Dialect) -> ColumnElement[bool] | None:
+def _members(model: Any, source: _Source, dialect: Dialect, trail: Table) -> ColumnElement[bool] | None:
     """Return which changes of a table are of *model*'s rows, if it shares the table with its base classes."""
     if isinstance(model, Table):
         return None
@@ -267,22 +268,26 @@ def _members(model: Any, source: _Source, dialect: Dialect) -> ColumnElement[boo
         return None
     own = tracking_of(mapper.local_table)
     if own is not None and mapper.local_table is not source.table and mapper.local_table not in mapper.inherits.tables:
-        return of_subclass(own.label)
+        return of_subclass(trail, own.label)
     discriminator = mapper.polymorphic_on
     for table, tracking in tracked_tables(mapper):
         for key in tracking.recorded:
             if table.columns[key] is discriminator:
                 identities = [each.polymorphic_identity for each in mapper.self_and_descendants]
                 codec = codec_of(table.columns[key].type, dialect)
-                return of_identities(tracking.label, key, [codec.dump(each) for each in identities if each is not None])
+                return of_identities(
+                    trail, tracking.label, key, [codec.dump(each) for each in identities if each is not None]
+                )
     raise RetrievalError(
         f"The trail can't tell the rows of {mapper.class_.__name__} from those of its base class, because their "
         f"discriminator isn't tracked; ask for {mapper.inherits.class_.__name__}, or track the discriminator."
     )
 
 
-def _question(model: Any, source: _Source, ids: list[Any] | None, names: set[str] | None, dialect: Dialect) -> Question:
-    members = _members(model, source, dialect)
+def _question(
+    model: Any, source: _Source, ids: list[Any] | None, names: set[str] | None, dialect: Dialect, trail: Table
+) -> Question:
+    members = _members(model, source, dialect, trail)
     resource = resource_of(
         source.table, source.tracking, source.names, dialect, inherited=source.inherited, members=members
     )

@@ -1,17 +1,14 @@
-"""Where the trail is stored: one append-only Core table, and how it is created."""
+"""Where the trail is stored: one append-only Core table."""
 
 import datetime as dt
-from collections.abc import Awaitable
-from typing import Any, Final, overload
+from typing import Any, Final
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     Column,
-    Connection,
     DateTime,
     Dialect,
-    Engine,
     Identity,
     Index,
     Integer,
@@ -21,12 +18,11 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     Uuid,
-    event,
 )
 from sqlalchemy.dialects import mysql, postgresql
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.compiler import compiles
 
-__all__ = ["audit_metadata", "change_table", "create_audit_tables", "create_audit_tables_sync"]
+__all__ = ["audit_metadata", "change_table", "trail_table"]
 
 
 class UTCDateTime(TypeDecorator[dt.datetime]):
@@ -60,95 +56,81 @@ def _json() -> JSON:
     return document.with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 
 
-def _key_text() -> Text:
-    # MariaDB and MySQL index no text without a length, and compare without case.
-    indexed = mysql.VARCHAR(512, charset="utf8mb4", collation="utf8mb4_bin")
-    return Text().with_variant(indexed, "mysql", "mariadb")
+class _ExactText(mysql.VARCHAR):
+    """Text that MariaDB and MySQL compare to the letter: with case, accents and trailing blanks."""
+
+
+@compiles(_ExactText, "mysql", "mariadb")
+def _(type_: Any, compiler: Any, **_: Any) -> str:
+    # Which collation there is depends on the server, not on the name of the dialect.
+    collation = "utf8mb4_nopad_bin" if compiler.dialect.is_mariadb else "utf8mb4_0900_bin"
+    return f"VARCHAR({type_.length}) CHARACTER SET utf8mb4 COLLATE {collation}"
+
+
+def _text(length: int | None, *, mysql_length: int) -> Text | String:
+    # MariaDB and MySQL index text only with a length, at most 3,072 bytes of it in one index.
+    plain = Text() if length is None else String(length)
+    return plain.with_variant(_ExactText(mysql_length), "mysql", "mariadb")
 
 
 audit_metadata: Final = MetaData()
 """The `MetaData` of the trail. Give it to Alembic: ``target_metadata = [Base.metadata, audit_metadata]``."""
 
-change_table: Final = Table(
-    "sqlaudit_change",
-    audit_metadata,
-    Column(
-        "id",
-        BigInteger().with_variant(Integer, "sqlite"),
-        Identity(),
-        primary_key=True,
-        comment="grows in the order of time; for one resource, the order in which it was changed",
-    ),
-    Column("transaction_id", Uuid, nullable=False, comment="the same for all changes of one transaction"),
-    Column("recorded_at", UTCDateTime, nullable=False, comment="the database's clock at the statement, UTC"),
-    Column("operation", String(8), nullable=False, comment="insert, update, delete or baseline"),
-    Column("resource_type", String(255), nullable=False, comment="the label of the changed table"),
-    Column("resource_id", _key_text(), nullable=False, comment="the key; a JSON array for several columns"),
-    Column("changed_by", String(255), comment="who; NULL if nobody knows"),
-    Column("impersonated_by", String(255), comment="who acted as changed_by"),
-    Column("reason", Text, comment="why"),
-    Column("context", _json(), comment="extra facts"),
-    Column("old_values", _json(), comment="by column key; NULL for an insert"),
-    Column("new_values", _json(), comment="by column key; NULL for a delete"),
-    Index("sqlaudit_change_resource", "resource_type", "resource_id", "id"),
-    Index("sqlaudit_change_actor", "changed_by", "recorded_at"),
-    Index("sqlaudit_change_transaction", "transaction_id"),
-    comment="the audit trail, append-only; written by sqlaudit",
-    # An id that was once given is never given again.
-    sqlite_autoincrement=True,
-)
-"""The trail, one row per change."""
 
-
-@overload
-def create_audit_tables(bind: AsyncEngine | AsyncConnection) -> Awaitable[None]: ...
-@overload
-def create_audit_tables(bind: Engine | Connection) -> None: ...
-def create_audit_tables(bind: AsyncEngine | AsyncConnection | Engine | Connection) -> Awaitable[None] | None:
+def trail_table(name: str = "sqlaudit_change", *, schema: str | None = None, metadata: MetaData | None = None) -> Table:
     """
-    Create the trail's table where it doesn't exist yet.
-
-    ``MetaData.create_all()`` of tracked models does it, too. With Alembic, use
-    `audit_metadata` instead.
+    Return a table that holds a trail, for ``SQLAuditConfig(trail=...)``: one row per change.
 
     Args:
-        bind: an engine, or a connection whose transaction shall be used. Await
-            the result if it is asynchronous.
+        name: its name.
+        schema: its schema; the connection's default one, if not given, or what
+            a ``schema_translate_map`` makes of None.
+        metadata: the `MetaData` that it shall be a part of, the application's
+            own for example; one of its own, if not given.
 
     Raises:
-        TypeError: *bind* is neither.
+        sqlalchemy.exc.InvalidRequestError: *metadata* has another table of that name.
     """
-    if isinstance(bind, (AsyncEngine, AsyncConnection)):
-        return _create_async(bind)
-    create_audit_tables_sync(bind)
-    return None
+    return Table(
+        name,
+        MetaData() if metadata is None else metadata,
+        Column(
+            "id",
+            BigInteger().with_variant(Integer, "sqlite"),
+            Identity(),
+            primary_key=True,
+            comment="grows in the order of time; for one resource, the order in which it was changed",
+        ),
+        Column("transaction_id", Uuid, nullable=False, comment="the same for all changes of one transaction"),
+        Column("recorded_at", UTCDateTime, nullable=False, comment="the database's clock at the statement, UTC"),
+        Column("operation", String(8), nullable=False, comment="insert, update, delete or baseline"),
+        Column("resource_type", _text(100, mysql_length=100), nullable=False, comment="the label of the changed table"),
+        Column(
+            "resource_id",
+            _text(None, mysql_length=660),
+            nullable=False,
+            comment="the key; a JSON array for several columns",
+        ),
+        Column("changed_by", _text(255, mysql_length=255), comment="who; NULL if nobody knows"),
+        Column("impersonated_by", _text(255, mysql_length=255), comment="who acted as changed_by"),
+        Column("reason", Text, comment="why"),
+        Column("context", _json(), comment="extra facts"),
+        Column("old_values", _json(), comment="by column key; NULL for an insert"),
+        Column("new_values", _json(), comment="by column key; NULL for a delete"),
+        Index(f"{name}_resource", "resource_type", "resource_id", "id"),
+        Index(f"{name}_actor", "changed_by", "recorded_at"),
+        Index(f"{name}_transaction", "transaction_id"),
+        schema=schema,
+        comment="the audit trail, append-only; written by sqlaudit",
+        # An id that was once given is never given again.
+        sqlite_autoincrement=True,
+    )
 
 
-def create_audit_tables_sync(bind: Engine | Connection) -> None:
-    """
-    Create the trail's table where it doesn't exist yet: `create_audit_tables` for synchronous code.
-
-    Raises:
-        TypeError: *bind* is no `Engine` or `Connection`.
-    """
-    if not isinstance(bind, (Engine, Connection)):
-        raise TypeError(f"bind is a {type(bind).__name__}; expected an Engine or Connection.")
-    audit_metadata.create_all(bind)
+change_table: Final = trail_table(metadata=audit_metadata)
+"""The trail, if the configuration names no other."""
 
 
-async def _create_async(bind: AsyncEngine | AsyncConnection) -> None:
-    if isinstance(bind, AsyncConnection):
-        await bind.run_sync(create_audit_tables_sync)
-        return
-    async with bind.begin() as connection:
-        await connection.run_sync(create_audit_tables_sync)
-
-
-def create_trail_with(metadata: MetaData) -> None:
-    """Make ``metadata.create_all()`` create the trail, too: tracked tables can't be written without it."""
-    if not event.contains(metadata, "after_create", _create_trail):
-        event.listen(metadata, "after_create", _create_trail)
-
-
-def _create_trail(metadata: MetaData, connection: Connection, **_: Any) -> None:
-    create_audit_tables_sync(connection)
+def is_trail(table: object) -> bool:
+    """Return whether *table* has the columns of a trail."""
+    return isinstance(table, Table) and table.columns.keys() == change_table.columns.keys()

@@ -21,7 +21,7 @@ _CLASS_ATTRIBUTE: Final = "__sqlaudit_declaration__"
 _tracked: WeakSet[Table] = WeakSet()
 _unresolved: WeakSet[Mapper[Any]] = WeakSet()
 
-MAX_LABEL_LENGTH: Final = 255
+MAX_LABEL_LENGTH: Final = 100
 
 _Fields: TypeAlias = dict[str, tuple[Column[Any], ...]]
 """The columns that a declaration may name, by the name it uses."""

@@ -81,8 +81,8 @@ async def test_statements_in_lambdas_are_told(maker: Maker) -> None:
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
-async def test_statements_in_another_schema_are_told_from_there(maker: async_sessionmaker[AsyncSession]) -> None:
-    """A statement with its own schema_translate_map is recorded with the values of the schema that it goes to."""
+async def test_statements_in_another_schema_are_told_there(maker: async_sessionmaker[AsyncSession]) -> None:
+    """A statement with its own schema_translate_map is recorded in the trail of the schema that it goes to."""
     await start_audit(maker, Base)
     other = f"other_{uuid.uuid4().hex}"
     there = {"schema_translate_map": {None: other}}
@@ -91,22 +91,27 @@ async def test_statements_in_another_schema_are_told_from_there(maker: async_ses
         await session.execute(text(f"CREATE SCHEMA {other}"))
         await session.execute(text(f"CREATE TABLE {other}.person (id serial PRIMARY KEY, kind text, name text)"))
         await session.execute(text(f"CREATE TABLE {other}.boss (boss_id int PRIMARY KEY, rank int)"))
+        await session.execute(text(f"CREATE TABLE {other}.sqlaudit_change (LIKE sqlaudit_change INCLUDING ALL)"))
         await session.execute(insert(Person), [{"id": 1, "name": "here"}])
         await session.execute(
             insert(Person), [{"id": 1, "name": "there"}, {"id": 2, "name": "t"}], execution_options=there
         )
         await session.execute(update(Person).where(Person.id == 1).values(name="elsewhere"), execution_options=there)
         await session.execute(delete(Person).where(Person.id == 2).execution_options(**there))
-        names = [
-            change.old_value
-            for change in await get_resource_changes(Person, session=session)
-            if change.field_name == "name"
-        ]
+        told = "SELECT operation, resource_id, old_values ->> 'name', new_values ->> 'name' FROM {}sqlaudit_change"
+        here = (await session.execute(text(told.format("") + " ORDER BY id"))).all()
+        elsewhere = (await session.execute(text(told.format(f"{other}.") + " ORDER BY id"))).all()
         rows = (await session.execute(text(f"SELECT id, name FROM {other}.person"))).all()
         await session.rollback()
 
     assert [tuple(row) for row in rows] == [(1, "elsewhere")]
-    assert names == ["t", "there", None, None, None]
+    assert [tuple(row) for row in here] == [("insert", "1", None, "here")]
+    assert [tuple(row) for row in elsewhere] == [
+        ("insert", "1", None, "there"),
+        ("insert", "2", None, "t"),
+        ("update", "1", "there", "elsewhere"),
+        ("delete", "2", "t", None),
+    ]
 
 
 class Vector:

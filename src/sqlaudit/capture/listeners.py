@@ -23,7 +23,7 @@ from sqlalchemy.sql.dml import Delete, Update, UpdateBase
 
 from sqlaudit.capture.connections import refuse_autocommit
 from sqlaudit.capture.refusals import find_hidden_dml, find_text_dml
-from sqlaudit.capture.statements import Pending, is_bulk, read_before, tell, written_table
+from sqlaudit.capture.statements import Pending, is_bulk, places_in, read_before, tell, written_table
 from sqlaudit.capture.unit_of_work import (
     Flush,
     begin_flush,
@@ -287,7 +287,7 @@ def _after_execute(
             for changes in batches:
                 flush.add(connection, changes)
         else:
-            record(session, connection, batches, config_of(session))
+            record(session, connection, batches, config_of(session), options=places_in(execution_options))
     except BaseException:
         result.close()
         # The statement was sent, and its trail wasn't: nothing of this may be committed.

@@ -54,7 +54,7 @@ from sqlaudit.exceptions import CaptureError, UncapturedStatementError
 from sqlaudit.tracking import all_tracked, tracking_of
 from sqlaudit.types import Operation
 
-__all__ = ["Pending", "is_bulk", "read_before", "tell", "written_table"]
+__all__ = ["Pending", "is_bulk", "places_in", "read_before", "tell", "written_table"]
 
 
 Key: TypeAlias = tuple[Any, ...]
@@ -123,6 +123,11 @@ def written_table(statement: UpdateBase) -> Table | None:
     return target.metadata.tables.get(target.key, target)
 
 
+def places_in(execution_options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return those of a statement's execution options that say where its tables are."""
+    return {key: execution_options[key] for key in _PLACES if key in execution_options}
+
+
 def read_before(
     connection: Connection,
     statement: UpdateBase,
@@ -154,7 +159,7 @@ def read_before(
     compiled: Any = statement.compile(dialect=connection.dialect, column_keys=sorted(parameters[0]))
     state = compiled.compile_state
     returned = compiled.effective_returning if len(statement.exported_columns) else ()
-    options = {key: execution_options[key] for key in _PLACES if key in execution_options}
+    options = places_in(execution_options)
     sending = Sending(
         connection,
         statement,

@@ -142,13 +142,13 @@ def restricted(story: Story, only: Collection[str] | None) -> Story:
 async def stored_changes(maker: Maker, label: str) -> list[tuple[str, str, Any, Any]]:
     """Return operation, resource id, old and new values as they are stored, read by plain SQL."""
     query = text(
-        "SELECT operation, resource_id, CAST(old_values AS TEXT), CAST(new_values AS TEXT) "
+        "SELECT operation, resource_id, old_values, new_values "
         "FROM sqlaudit_change WHERE resource_type = :label ORDER BY id"
     )
     async with maker() as session:
         rows = (await session.execute(query, {"label": label})).all()
     return [
-        (operation, key, *(None if side is None else json.loads(side) for side in sides))
+        (operation, key, *(json.loads(side) if isinstance(side, str) else side for side in sides))
         for operation, key, *sides in rows
     ]
 

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Engine, String, create_engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.compiler import compiles
 
 LOCAL_POSTGRESQL = "postgresql://postgres@127.0.0.1:5432/postgres"
+LOCAL_MARIADB = "mariadb://root@127.0.0.1:3306/test"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +24,7 @@ class Database:
     """A database of one test's own, empty at its beginning."""
 
     kind: str
-    """"sqlite" or "postgresql"."""
+    """"sqlite", "postgresql" or "mariadb"."""
     make_async_engine: Callable[..., AsyncEngine]
     make_engine: Callable[..., Engine]
     async_url: str
@@ -96,6 +98,43 @@ def postgresql_database(server: URL) -> Iterator[Database]:
         administrator.dispose()
 
 
+@contextlib.contextmanager
+def mariadb_database(server: URL) -> Iterator[Database]:
+    """Give a database of its own on *server*, with the server's collation."""
+    name = f"test_{uuid.uuid4().hex}"
+    own = server.set(database=name)
+    async_url = own.set(drivername="mariadb+asyncmy")
+
+    def make_async_engine(**options: Any) -> AsyncEngine:
+        return create_async_engine(async_url, **options)
+
+    def make_engine(**options: Any) -> Engine:
+        return create_engine(own.set(drivername="mariadb+pymysql"), **options)
+
+    administrator = create_engine(server.set(drivername="mariadb+pymysql"), isolation_level="AUTOCOMMIT")
+    with administrator.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} CHARACTER SET utf8mb4"))
+    try:
+        yield Database(
+            kind="mariadb", make_async_engine=make_async_engine, make_engine=make_engine, async_url=_text_of(async_url)
+        )
+    finally:
+        with administrator.connect() as connection:
+            # A session that a failed test has left open would be waited for.
+            open_ones = text("SELECT id FROM information_schema.processlist WHERE db = :name")
+            for (connection_id,) in connection.execute(open_ones, {"name": name}).all():
+                with contextlib.suppress(OperationalError):
+                    connection.execute(text(f"KILL {connection_id}"))
+            connection.execute(text(f"DROP DATABASE {name}"))
+        administrator.dispose()
+
+
+@compiles(String, "mysql", "mariadb")
+def _(type_: Any, compiler: Any, **kw: Any) -> str:
+    """Let the tests' models say ``Mapped[str]``: MariaDB has no text of any length that could be a key."""
+    return compiler.visit_VARCHAR(type_ if type_.length else String(255, type_.collation), **kw)
+
+
 def _text_of(url: URL) -> str:
     return url.render_as_string(hide_password=False)
 
@@ -117,13 +156,22 @@ def find_postgresql() -> URL:
     if named:
         return make_url(named)
     local = make_url(LOCAL_POSTGRESQL)
-    if _answers(local):
+    if _answers(local.set(drivername="postgresql+psycopg")):
         return local
     return _start_embedded()
 
 
+def find_mariadb() -> URL | None:
+    """Return the server to test on: $SQLAUDIT_TEST_MARIADB, which must answer, or the local one; None without one."""
+    named = os.environ.get("SQLAUDIT_TEST_MARIADB")
+    if named:
+        return make_url(named)
+    local = make_url(LOCAL_MARIADB)
+    return local if _answers(local.set(drivername="mariadb+pymysql")) else None
+
+
 def _answers(server: URL) -> bool:
-    engine = create_engine(server.set(drivername="postgresql+psycopg"), connect_args={"connect_timeout": 3})
+    engine = create_engine(server, connect_args={"connect_timeout": 3})
     try:
         with engine.connect():
             return True

@@ -64,7 +64,9 @@ def _stored(row: dict[str, Any]) -> StoredChange:
     for key in ("context", "old_values", "new_values"):
         row[key] = json.loads(row[key]) if isinstance(row[key], str) else row[key]
     if isinstance(row["recorded_at"], str):
-        row["recorded_at"] = dt.datetime.fromisoformat(row["recorded_at"]).replace(tzinfo=dt.UTC)
+        row["recorded_at"] = dt.datetime.fromisoformat(row["recorded_at"])
+    if row["recorded_at"].tzinfo is None:
+        row["recorded_at"] = row["recorded_at"].replace(tzinfo=dt.UTC)
     row["transaction_id"] = str(row["transaction_id"]).replace("-", "")
     return StoredChange(**row)
 

@@ -48,7 +48,7 @@ def _triggers(connection: Connection, table: Table, log: Table) -> list[str]:
         values = ", ".join(f"{side.upper()}.{quote(name)}" for side in sides for name in names)
         insert = f"INSERT INTO {quote(log.name)} (operation, {targets}) VALUES ('{operation}', {values});"
         trigger = f"{log.name}_{operation}"
-        if connection.dialect.name == "sqlite":
+        if connection.dialect.name != "postgresql":
             statements.append(
                 f"CREATE TRIGGER {trigger} AFTER {operation} ON {quote(table.name)} FOR EACH ROW BEGIN {insert} END"
             )

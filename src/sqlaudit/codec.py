@@ -11,6 +11,8 @@ import base64
 import datetime as dt
 import decimal
 import enum
+import importlib
+import ipaddress
 import json
 import math
 import re
@@ -27,7 +29,8 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from sqlaudit.types import MASKED
+from sqlaudit.exceptions import CaptureError
+from sqlaudit.types import MASKED, TrailType
 
 __all__ = ["Codec", "codec_of", "decode_value", "is_supported", "key_text", "key_value"]
 
@@ -49,6 +52,10 @@ _IMMUTABLE: Final = (
     dt.timedelta,
     uuid.UUID,
     enum.Enum,
+    ipaddress.IPv4Address,
+    ipaddress.IPv6Address,
+    ipaddress.IPv4Network,
+    ipaddress.IPv6Network,
 )
 
 
@@ -75,6 +82,8 @@ class Codec:
     """Trailing blanks mean nothing: the database adds them."""
     raw: "tuple[TypeEngine[Any], Codec] | None" = None
     """Of a decorated type: the type underneath, as which a value can be read without decoding it."""
+    encodes_anew: Callable[[Any], bool] | None = None
+    """Says whether a value is encoded otherwise each time, as a cipher does."""
 
     @property
     def as_read(self) -> "Codec":
@@ -108,11 +117,17 @@ class Codec:
         # Not every value's == says True or False, and what can't say is another value.
         return not self.one_form and (self.load(stored) == self.load(other)) is True
 
+    def must_be_read(self, value: object) -> bool:
+        """Return whether what the row holds can't be told from the Python value that was sent."""
+        if value is None:
+            return False
+        return self.is_altered or (self.encodes_anew is not None and self.encodes_anew(value))
+
     def is_exact_in_memory(self, value: object) -> bool:
         """Return whether *value*, found in an object, must be what the database held."""
         if value is None:
             return not self.json
-        return isinstance(value, _IMMUTABLE)
+        return isinstance(value, _IMMUTABLE) and not self.must_be_read(value)
 
 
 def decode_value(codec: Codec | None, stored: JSONValue) -> Any:
@@ -181,7 +196,9 @@ def _find_codec(type_: TypeEngine[Any], dialect: Dialect) -> Codec:
     variant = getattr(type_, "_variant_mapping", {}).get(dialect.name)
     if variant is not None:
         return _find_codec(variant, dialect)
-    if type(type_).bind_expression not in _PLAIN_BIND or type(type_).column_expression not in _PLAIN_COLUMN:
+    if isinstance(type_, TrailType):
+        return _users_own(type_)
+    if not (_is_known(type_, "bind_expression") and _is_known(type_, "column_expression")):
         # The database computes what is stored, or what is read: pgcrypto would leave plaintext in the trail.
         raise LookupError(type_)
     if not isinstance(type_, TypeDecorator) and not (
@@ -208,20 +225,62 @@ def _is_altered(type_: Any, dialect: Dialect) -> bool:
     if dialect.name == "sqlite":
         # SQLite's own types can be told to leave fractions out; the generic ones keep them.
         return isinstance(type_, (sqlite.DATETIME, sqlite.TIME))
-    if dialect.name in ("mysql", "mariadb") and isinstance(type_, (sqltypes.DateTime, sqltypes.Time)):
+    if isinstance(type_, (sqltypes.CHAR, sqltypes.NCHAR, *_CANONICAL)):
         return True
+    if dialect.name in ("mysql", "mariadb"):
+        # Fractions of seconds are cut off, FLOAT is shown with six digits, BINARY is filled up.
+        if isinstance(type_, sqltypes.Float):
+            return not isinstance(type_, sqltypes.Double) or getattr(type_, "scale", None) is not None
+        return isinstance(type_, (sqltypes.DateTime, sqltypes.Time, sqltypes.Interval, sqltypes.BINARY))
     if isinstance(type_, sqltypes.Float):
         return isinstance(type_, sqltypes.REAL) or (type_.precision is not None and type_.precision <= 24)
-    if isinstance(type_, (sqltypes.CHAR, sqltypes.NCHAR)):
-        return True
     precisions = ("precision", "second_precision", "fsp")
     return isinstance(type_, (sqltypes.DateTime, sqltypes.Time, sqltypes.Interval, postgresql.INTERVAL)) and any(
         getattr(type_, name, None) is not None for name in precisions
     )
 
 
-_PLAIN_BIND: Final = (TypeEngine.bind_expression, TypeDecorator.bind_expression)
-_PLAIN_COLUMN: Final = (TypeEngine.column_expression, TypeDecorator.column_expression)
+_TEXTS: Final = (
+    postgresql.MACADDR,
+    postgresql.MACADDR8,
+    postgresql.MONEY,
+    postgresql.TSVECTOR,
+    postgresql.TSQUERY,
+    postgresql.REGCLASS,
+    postgresql.REGCONFIG,
+    postgresql.JSONPATH,
+)
+"""Types of PostgreSQL whose values Python knows as text."""
+
+_CANONICAL: Final = (
+    *_TEXTS,
+    postgresql.INET,
+    postgresql.CIDR,
+    postgresql.BIT,
+    postgresql.HSTORE,
+    postgresql.ranges.AbstractRange,
+    mysql.SET,
+    mysql.YEAR,
+)
+"""Types that have several texts for one value, of which the database keeps one."""
+
+
+def _users_own(type_: Any) -> Codec:
+    """The user's own type, which says how its values are stored."""
+
+    def encode(value: Any) -> JSONValue:
+        stored = type_.to_trail(value)
+        try:
+            return json.loads(json.dumps(stored, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise CaptureError(
+                f"{type(type_).__name__}.to_trail() gave a {type(stored).__name__} that is no plain JSON ({error}); "
+                f"return None, a bool, a number, a string, or lists and dicts of them."
+            ) from error
+
+    # Only a decorator is known to send what it was given.
+    is_altered = not isinstance(type_, TypeDecorator)
+    return Codec(encode, type_.from_trail, as_text=False, one_form=False, is_altered=is_altered)
 
 
 def _decorated(type_: Any, dialect: Dialect) -> Codec:
@@ -241,6 +300,14 @@ def _decorated(type_: Any, dialect: Dialect) -> Codec:
     def decode(stored: JSONValue) -> Any:
         return type_.process_result_value(inner.load(stored), living())
 
+    ciphers: list[bool] = []
+
+    def encodes_anew(value: Any) -> bool:
+        # Some ciphers let some values pass: only one that was seen to encrypt is known.
+        if not ciphers and encode(value) != encode(value):
+            ciphers.append(True)
+        return bool(ciphers)
+
     return Codec(
         encode if _overrides(type_, "process_bind_param") else inner.dump,
         decode if _overrides(type_, "process_result_value") else inner.load,
@@ -252,6 +319,7 @@ def _decorated(type_: Any, dialect: Dialect) -> Codec:
         is_padded=inner.is_padded,
         sees_null=True,
         raw=(underneath, inner),
+        encodes_anew=encodes_anew if _overrides(type_, "process_bind_param") else None,
     )
 
 
@@ -396,13 +464,118 @@ def _array(type_: Any, dialect: Dialect) -> Codec:
     return Codec(encode, decode, as_text=False, one_form=item.one_form, is_altered=item.is_altered)
 
 
+def _text(type_: Any, dialect: Dialect) -> Codec:
+    return Codec(str, str)
+
+
+def _address(type_: Any, dialect: Dialect) -> Codec:
+    # create_engine(native_inet_types=False) reads them as text.
+    as_text = getattr(dialect, "_native_inet_types", None) is False
+
+    def decode(stored: JSONValue) -> Any:
+        if as_text:
+            return stored
+        if isinstance(type_, postgresql.CIDR):
+            return ipaddress.ip_network(stored)
+        return ipaddress.ip_interface(stored) if "/" in stored else ipaddress.ip_address(stored)
+
+    return Codec(str, decode)
+
+
+def _bits(type_: Any, dialect: Dialect) -> Codec:
+    def encode(value: Any) -> JSONValue:
+        # SQLAlchemy 2.0 hands on what asyncpg gives.
+        return str(value.as_string()).replace(" ", "") if hasattr(value, "as_string") else str(value)
+
+    def decode(stored: JSONValue) -> Any:
+        own: Any = getattr(postgresql, "BitString", None)
+        if own is None and getattr(dialect, "driver", None) == "asyncpg":
+            own = importlib.import_module("asyncpg").BitString
+        return stored if own is None else own(stored)
+
+    return Codec(encode, decode)
+
+
+def _hstore(type_: Any, dialect: Dialect) -> Codec:
+    return Codec(dict, dict, as_text=False)
+
+
+def _domain(type_: Any, dialect: Dialect) -> Codec:
+    # SQLAlchemy hands on what the driver gives, which is the plain Python value of these.
+    if isinstance(type_.data_type, _PLAIN) and not isinstance(type_.data_type, sqltypes.Enum):
+        return replace(_find_codec(type_.data_type, dialect), is_altered=True)
+    raise LookupError(type_)
+
+
+_PLAIN: Final = (
+    sqltypes.Integer,
+    sqltypes.String,
+    sqltypes.Numeric,
+    sqltypes.Boolean,
+    sqltypes.Date,
+    sqltypes.DateTime,
+)
+
+
+_BOUNDS: Final[tuple[tuple[tuple[type, ...], TypeEngine[Any]], ...]] = (
+    ((postgresql.INT4RANGE, postgresql.INT8RANGE), sqltypes.Integer()),
+    ((postgresql.INT4MULTIRANGE, postgresql.INT8MULTIRANGE), sqltypes.Integer()),
+    ((postgresql.NUMRANGE, postgresql.NUMMULTIRANGE), sqltypes.Numeric()),
+    ((postgresql.DATERANGE, postgresql.DATEMULTIRANGE), sqltypes.Date()),
+    ((postgresql.TSRANGE, postgresql.TSMULTIRANGE), sqltypes.DateTime()),
+    ((postgresql.TSTZRANGE, postgresql.TSTZMULTIRANGE), sqltypes.DateTime(timezone=True)),
+)
+"""The types of the bounds of PostgreSQL's ranges."""
+
+
+def _range(type_: Any, dialect: Dialect) -> Codec:
+    bound_type = next((bound for ranges, bound in _BOUNDS if isinstance(type_, ranges)), None)
+    if bound_type is None:
+        raise LookupError(type_)
+    bound = _find_codec(bound_type, dialect)
+
+    def encode(value: Any) -> JSONValue:
+        if value.empty:
+            return {"empty": True}
+        return {"lower": bound.dump(value.lower), "upper": bound.dump(value.upper), "bounds": value.bounds}
+
+    def decode(stored: JSONValue) -> Any:
+        if stored == {"empty": True}:
+            return postgresql.Range(empty=True)
+        lower, upper = bound.load(stored["lower"]), bound.load(stored["upper"])
+        return postgresql.Range(lower, upper, bounds=stored["bounds"])
+
+    if not isinstance(type_, postgresql.ranges.AbstractMultiRange):
+        return Codec(encode, decode, as_text=False)
+    return Codec(
+        lambda ranges: [encode(each) for each in ranges],
+        lambda stored: [decode(each) for each in stored],
+        as_text=False,
+    )
+
+
+def _set(type_: Any, dialect: Dialect) -> Codec:
+    # In the order of the type, which is the database's.
+    return Codec(lambda value: [each for each in type_.values if each in value], set, as_text=False)
+
+
 # The first that fits: subclasses before their bases, refused decorators before TypeDecorator.
 _MAKERS: Final[tuple[tuple[type, Callable[[Any, Dialect], Codec]], ...]] = (
     (sqltypes.Interval, _interval),
     (sqltypes.PickleType, _refused),
     (TypeDecorator, _decorated),
     (postgresql.INTERVAL, _interval),
-    (mysql.SET, _refused),
+    (postgresql.DOMAIN, _domain),
+    (postgresql.ranges.AbstractRange, _range),
+    (postgresql.INET, _address),
+    (postgresql.CIDR, _address),
+    (postgresql.BIT, _bits),
+    (postgresql.HSTORE, _hstore),
+    (postgresql.OID, _integer),
+    *((each, _text) for each in _TEXTS),
+    (mysql.SET, _set),
+    (mysql.YEAR, _integer),
+    (mysql.BIT, _integer),
     (sqltypes.Boolean, _boolean),
     (sqltypes.Integer, _integer),
     (sqltypes.Float, _float),

@@ -83,8 +83,8 @@ class UnsupportedTypeError(TrackingError):
         self.type = type_
         super().__init__(
             f"{column} is of type {type_}, whose values can't be stored exactly in the trail; leave it out "
-            f"with exclude_fields, withhold its values with masked_fields, or wrap the type in a "
-            f"TypeDecorator whose process_bind_param gives a plain value."
+            f"with exclude_fields, withhold its values with masked_fields, or give the type's class the methods "
+            f"to_trail(value) and from_trail(stored), as sqlaudit.types.TrailType describes them."
         )
 
 

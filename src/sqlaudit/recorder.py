@@ -11,7 +11,7 @@ from inspect import isawaitable, iscoroutine, iscoroutinefunction
 from types import MappingProxyType
 from typing import Any, Final
 
-from sqlalchemy import AdaptedConnection, Connection
+from sqlalchemy import AdaptedConnection, Connection, Table, bindparam, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, SessionTransaction
@@ -97,12 +97,10 @@ def _write(
         "reason": context.reason,
         "context": dict(context.facts) or None,
     }
-    insert = config.trail.insert()
+    insert = config.trail.insert().values(recorded_at=_StatementTime(config.trail))
     if connection.dialect.name == "sqlite":
         # SQLite's own clock knows milliseconds at best.
-        shared["recorded_at"] = dt.datetime.now(dt.UTC)
-    else:
-        insert = insert.values(recorded_at=_StatementTime())
+        shared["sqlaudit_now"] = dt.datetime.now(dt.UTC)
     rows = [
         {
             **shared,
@@ -186,10 +184,19 @@ def _async_callback() -> ActorCallbackError:
 
 
 class _StatementTime(FunctionElement[dt.datetime]):
-    """The database's clock when the statement runs; not when its transaction began."""
+    """
+    The clock when the statement runs, not when its transaction began: the database's.
+
+    SQLite has none but the processes'. They may differ, and the trail doesn't run
+    backwards: a change is never told to be older than the one before it.
+    """
 
     type = UTCDateTime()
     inherit_cache = True
+
+    def __init__(self, trail: Table) -> None:
+        last = select(trail.c.recorded_at).order_by(trail.c.id.desc()).limit(1).scalar_subquery()
+        super().__init__(bindparam("sqlaudit_now", type_=UTCDateTime(), required=False), last)
 
 
 @compiles(_StatementTime, "postgresql")
@@ -200,6 +207,12 @@ def _(element: Any, compiler: Any, **_: Any) -> str:
 @compiles(_StatementTime, "mysql", "mariadb")
 def _(element: Any, compiler: Any, **_: Any) -> str:
     return "UTC_TIMESTAMP(6)"
+
+
+@compiles(_StatementTime, "sqlite")
+def _(element: Any, compiler: Any, **kw: Any) -> str:
+    now, last = (compiler.process(each, **kw) for each in element.clauses)
+    return f"max({now}, coalesce({last}, ''))"
 
 
 def _is_missing_table(error: DBAPIError, name: str) -> bool:

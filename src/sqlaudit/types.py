@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, Literal, TypeAlias, final
+from typing import Any, Final, Literal, Protocol, TypeAlias, final, runtime_checkable
 
 __all__ = [
     "MASKED",
@@ -15,6 +15,7 @@ __all__ = [
     "ResourceIdType",
     "SortDirection",
     "SortField",
+    "TrailType",
     "UserIdType",
 ]
 
@@ -95,3 +96,20 @@ class FieldChange:
     reason: str | None
     context: Mapping[str, Any]
     """The extra facts that were given to the audit context."""
+
+
+@runtime_checkable
+class TrailType(Protocol):
+    """
+    A column type that says itself how its values are stored in the trail.
+
+    For types of your own, or of a library, whose values sqlaudit can't store
+    exactly by itself: `PickleType`, PostGIS's, those with a ``bind_expression``.
+    Give their class these two methods; None, SQL NULL, is never asked about.
+    """
+
+    def to_trail(self, value: Any, /) -> Any:
+        """Return *value*, as the type reads it, as plain JSON: equal values equally, different ones differently."""
+
+    def from_trail(self, stored: Any, /) -> Any:
+        """Return the value of what `to_trail` returned."""

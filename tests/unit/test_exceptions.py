@@ -183,7 +183,7 @@ def _anything(value: Any) -> Any:
 
 _REMEDIES: list[Any] = [
     (_raised(UnknownFieldError("A", "tracked_fields", ["nme"], ["name"])), "its fields are name."),
-    (_raised(UnsupportedTypeError("t.c", "X()")), "whose process_bind_param gives a plain value."),
+    (_raised(UnsupportedTypeError("t.c", "X()")), "as sqlaudit.types.TrailType describes them."),
     (_raised(UntrackedError("Order")), "decorate it with @track_table()."),
     (_raised(ActorRequiredError({"Order"})), "or let get_user_id_callback return it."),
     (

@@ -864,7 +864,7 @@ def test_a_type_that_cannot_be_stored_exactly_is_refused() -> None:
     assert caught.value.type == "PickleType()"
     assert "exclude_fields" in str(caught.value)
     assert "masked_fields" in str(caught.value)
-    assert "TypeDecorator" in str(caught.value)
+    assert "to_trail" in str(caught.value)
     assert tracking_of(table) is None
 
 

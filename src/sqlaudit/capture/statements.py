@@ -7,7 +7,7 @@ as they are, with one exception: an INSERT whose keys nobody would learn gets a
 RETURNING, which its result doesn't show.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -22,11 +22,13 @@ from sqlalchemy import (
     FromClause,
     Table,
     TableClause,
+    UniqueConstraint,
     bindparam,
     literal_column,
     or_,
     select,
 )
+from sqlalchemy.dialects.mysql.dml import OnDuplicateClause
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
@@ -149,6 +151,8 @@ def read_before(
     if table is None:
         _refuse_hidden_tables(statement)
         return None
+    if isinstance(statement, Update):
+        _refuse_other_tables(statement, table)
     tracking = None if of_a_mapper else tracking_of(table)
     effect = None if isinstance(statement, Delete) else frozenset(table.columns.keys())
     cascades = not isinstance(statement, Insert) and has_dependents(table, effect)
@@ -365,20 +369,24 @@ def _changed_unread(count: int, sending: Sending) -> CaptureError:
 
 def _read_before_insert(sending: Sending, audited: AuditedTable) -> Pending:
     insert: Any = sending.statement
-    if any("OR " in str(prefix).upper() or str(prefix).upper() == "IGNORE" for prefix, _ in insert._prefixes):
+    prefixes = {str(prefix).upper() for prefix, _ in insert._prefixes}
+    if prefixes == {"IGNORE"} and sending.connection.dialect.insert_returning:
+        return _insert(sending, audited, ignores_conflicts=True)
+    if any("OR " in prefix or prefix == "IGNORE" for prefix in prefixes):
         raise UncapturedStatementError(
-            "An INSERT that resolves conflicts by a prefix", audited.table.name, "use insert().on_conflict_do_update()"
+            "An INSERT that resolves conflicts by a prefix",
+            audited.table.name,
+            "use insert().on_conflict_do_update(), or on_duplicate_key_update()",
         )
     conflict = getattr(insert, "_post_values_clause", None)
     if conflict is None:
         return _insert(sending, audited, ignores_conflicts=False)
+    if isinstance(conflict, OnDuplicateClause):
+        return _read_before_upsert(sending, audited, list(_unique_keys(audited.table)))
     if hasattr(conflict, "update_values_to_set"):
-        return _read_before_upsert(sending, audited, conflict)
-    if hasattr(conflict, "inferred_target_elements"):
-        return _insert(sending, audited, ignores_conflicts=True)
-    raise UncapturedStatementError(
-        "INSERT .. ON DUPLICATE KEY UPDATE", audited.table.name, "load the rows, change or add them, and flush"
-    )
+        columns = _conflict_columns(audited.table, conflict)
+        return _read_before_upsert(sending, audited, [] if columns is None else [columns])
+    return _insert(sending, audited, ignores_conflicts=True)
 
 
 def _insert(sending: Sending, audited: AuditedTable, *, ignores_conflicts: bool) -> Pending:
@@ -481,59 +489,72 @@ def _taken(result: CursorResult[Any]) -> list[Key]:
 # --- upserts ---------------------------------------------------------------------------------------------------------
 
 
-def _read_before_upsert(sending: Sending, audited: AuditedTable, conflict: Any) -> Pending:
-    """Read the rows that the new ones will conflict with, by the columns that the conflict is about."""
-    columns = _conflict_columns(audited.table, conflict)
-    given = None if columns is None else _values_of(sending, columns)
-    if columns is None or given is None:
+def _read_before_upsert(sending: Sending, audited: AuditedTable, uniques: Sequence[Sequence[Column[Any]]]) -> Pending:
+    """Read the rows that the new ones will conflict with, by the columns that a conflict can be about."""
+    given = [] if not uniques else list(_values_of(sending, {column for columns in uniques for column in columns}))
+    if not given or not all(_can_conflict(row, uniques) for row in given):
         raise UncapturedStatementError(
             "An upsert",
             audited.table.name,
-            "name the columns of the conflict with index_elements= and give plain values for them",
+            "name the columns of the conflict with index_elements=, or declare the unique key in the model, and give "
+            "plain values for them",
         )
     query = select_images(audited)
-    rows: Spool[tuple[list[Key], dict[str, tuple[Key, Image]]]] = Spool()
-    for values in batched(dict.fromkeys(given), ROWS_PER_SELECT):
-        old: dict[str, tuple[Key, Image]] = {}
-        for row in sending.connection.execute(
-            query.select.where(among(columns, values)), execution_options=sending.options
-        ):
-            key, image = query.decode(row)
-            old[audited.row_key(key)] = (key, image)
-        rows.put([(values, old)])
-    return Pending(sending.statement, partial(_tell_upserted, sending, audited, columns, rows))
+    rows: Spool[_Expected] = Spool()
+    for chunk in batched(given, ROWS_PER_SELECT):
+        conflicting = _conflicting(chunk, uniques)
+        select_old = query.select.where(conflicting)
+        old = [query.decode(row) for row in sending.connection.execute(select_old, execution_options=sending.options)]
+        rows.put([_Expected(conflicting, old)])
+    return Pending(sending.statement, partial(_tell_upserted, sending, audited, rows))
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """A part of the rows that an upsert brings."""
+
+    conflicting: ColumnElement[bool]
+    """Which rows have the unique values of the new ones: those that are met, and those that are inserted."""
+    old: list[tuple[Key, Image]]
+    """The rows that had them before."""
 
 
 def _tell_upserted(
-    sending: Sending,
-    audited: AuditedTable,
-    columns: Sequence[ColumnElement[Any]],
-    rows: Spool[tuple[list[Key], dict[str, tuple[Key, Image]]]],
-    result: CursorResult[Any],
+    sending: Sending, audited: AuditedTable, rows: Spool[_Expected], result: CursorResult[Any]
 ) -> Batches:
     query = select_images(audited)
-    found = 0
+    # Two values that Python tells apart may be one for the database, in different parts.
+    told: set[str] = set()
     for chunk in rows.take():
-        for values, old in chunk:
-            criterion = among(columns, values)
+        for expected in chunk:
+            old = {audited.row_key(key): (key, image) for key, image in expected.old}
+            criterion = expected.conflicting
             if old:
                 criterion = or_(criterion, among(query.primary_key, [key for key, _ in old.values()]))
             changes: list[RowChange] = []
-            met = _met_by_conflict(sending, audited, among(columns, values))
+            met = _met_by_conflict(sending, audited, expected.conflicting)
             for row in sending.connection.execute(query.select.where(criterion), execution_options=sending.options):
                 key, new = query.decode(row)
-                before = old.get(audited.row_key(key))
-                found += 1
-                if before is None:
-                    if audited.row_key(key) in met:
-                        raise _changed_unread(1, sending)
-                    changes.extend(audited.changes(Operation.INSERT, {}, new))
-                else:
-                    changes.extend(audited.changes(Operation.UPDATE, before[1], new))
+                row_key = audited.row_key(key)
+                if row_key in told:
+                    continue
+                told.add(row_key)
+                if row_key in old:
+                    changes.extend(audited.changes(Operation.UPDATE, old[row_key][1], new))
+                    continue
+                if row_key in met:
+                    raise _changed_unread(1, sending)
+                changes.extend(audited.changes(Operation.INSERT, {}, new))
             yield changes
-    if not sending.is_many and result.rowcount > found:
+    # MySQL counts a row that was updated as two.
+    changed = min(result.rowcount, 1) if _is_mysql(sending) else result.rowcount
+    if not sending.is_many and changed > len(told):
         # The column makes another value of what it is given, by which the rows weren't found.
         raise _other_rows(sending)
+
+
+def _is_mysql(sending: Sending) -> bool:
+    return sending.connection.dialect.name in ("mysql", "mariadb")
 
 
 def _met_by_conflict(sending: Sending, audited: AuditedTable, criterion: ColumnElement[bool]) -> set[str]:
@@ -552,7 +573,7 @@ def _met_by_conflict(sending: Sending, audited: AuditedTable, criterion: ColumnE
     return {audited.row_key(tuple(row)) for row in sending.connection.execute(met, execution_options=sending.options)}
 
 
-def _conflict_columns(table: Table, conflict: Any) -> Sequence[ColumnElement[Any]] | None:
+def _conflict_columns(table: Table, conflict: Any) -> Sequence[Column[Any]] | None:
     """Return the columns that an ON CONFLICT is about; None if they aren't columns, or aren't said."""
     elements = conflict.inferred_target_elements
     name = getattr(conflict, "constraint_target", None)
@@ -568,27 +589,72 @@ def _conflict_columns(table: Table, conflict: Any) -> Sequence[ColumnElement[Any
     return known if len(known) == len(found) else None
 
 
-def _values_of(sending: Sending, columns: Sequence[Any]) -> list[Key] | None:
-    """Return what the new rows have in *columns*; None if it isn't known, or NULL, which conflicts with nothing."""
+def _unique_keys(table: Table) -> Iterator[Sequence[Column[Any]]]:
+    """Yield the columns of each key by which a row may be a duplicate."""
+    yield list(table.primary_key)
+    for constraint in table.constraints:
+        if isinstance(constraint, UniqueConstraint):
+            yield list(constraint.columns)
+    for index in table.indexes:
+        if index.unique:
+            yield list(index.columns)
+
+
+_UNKNOWN: Final = object()
+"""In place of a value that the database, or a function of Python, will make."""
+
+
+def _values_of(sending: Sending, columns: Collection[Column[Any]]) -> Iterator[dict[Column[Any], Any]]:
+    """Yield what each new row will have in *columns*: a plain value, None for NULL or a generated key, or unknown."""
     insert: Any = sending.statement
+    omitted = {column: _default_of(column) for column in columns}
     if insert.select is not None:
         names = [getattr(name, "key", name) for name in insert._select_names]
-        if not all(column.key in names for column in columns):
-            return None
-        selected = insert.select.subquery()
-        exported = list(selected.columns)
-        query = selected.select().with_only_columns(*(exported[names.index(column.key)] for column in columns))
-        keys = [tuple(row) for row in sending.connection.execute(query.params(sending.parameters[0]))]
-    else:
-        fixed = sending.state._multi_parameters or [sending.state._dict_parameters or {}]
-        keys = []
-        for parameters in sending.parameters:
-            for values in fixed:
-                by_key = {getattr(name, "key", name): _plain(value) for name, value in values.items()} | dict(
-                    parameters
-                )
-                keys.append(tuple(by_key.get(column.key) for column in columns))
-    return None if any(value is None or isinstance(value, ClauseElement) for key in keys for value in key) else keys
+        selected = [column for column in columns if column.key in names]
+        subquery = insert.select.subquery()
+        exported = list(subquery.columns)
+        query = subquery.select().with_only_columns(*(exported[names.index(column.key)] for column in selected))
+        for row in sending.connection.execute(query.params(sending.parameters[0])) if selected else ():
+            yield omitted | dict(zip(selected, row, strict=True))
+        return
+    fixed = sending.state._multi_parameters or [sending.state._dict_parameters or {}]
+    for parameters in sending.parameters:
+        for values in fixed:
+            by_key = {getattr(name, "key", name): _plain(value) for name, value in values.items()} | dict(parameters)
+            yield omitted | {column: _known(by_key[column.key]) for column in columns if column.key in by_key}
+
+
+def _default_of(column: Column[Any]) -> Any:
+    """Return what a row will have in a column that nobody gives."""
+    if column.table is not None and column is column.table.autoincrement_column:
+        return None
+    default: Any = column.default
+    if default is None:
+        return None if column.server_default is None else _UNKNOWN
+    return default.arg if default.is_scalar else _UNKNOWN
+
+
+def _known(value: Any) -> Any:
+    return _UNKNOWN if isinstance(value, ClauseElement) else value
+
+
+def _can_conflict(row: Mapping[Column[Any], Any], uniques: Sequence[Sequence[Column[Any]]]) -> bool:
+    """Return whether a row is found by one of its unique keys, and none of them is unknown."""
+    values = [[row[column] for column in columns] for columns in uniques]
+    return any(None not in key for key in values) and not any(each is _UNKNOWN for key in values for each in key)
+
+
+def _conflicting(
+    rows: Sequence[Mapping[Column[Any], Any]], uniques: Sequence[Sequence[Column[Any]]]
+) -> ColumnElement[bool]:
+    """Return the criterion of rows that have a unique key of one of *rows*; NULL conflicts with nothing."""
+    criteria = []
+    for columns in uniques:
+        values = dict.fromkeys(tuple(row[column] for column in columns) for row in rows)
+        complete = [key for key in values if None not in key]
+        if complete:
+            criteria.append(among(columns, complete))
+    return or_(*criteria)
 
 
 def _plain(value: Any) -> Any:
@@ -612,11 +678,17 @@ def _set_columns(sending: Sending, table: Table) -> frozenset[str]:
     return frozenset((named | sending.parameters[0].keys()) & {*table.columns.keys()})
 
 
+_MYSQL_LIMITS: Final = ("mysql_limit", "mariadb_limit")
+
 _UNREPEATABLE: Final = frozenset({"random", "rand", "gen_random_uuid", "clock_timestamp"})
 
 
 def _refuse_unrepeatable(statement: UpdateBase, table: Table, *, many: bool) -> None:
     """Refuse a criterion that finds other rows when it is asked again; one with a subquery does after each of many."""
+    given: Mapping[str, Any] = getattr(statement, "dialect_kwargs", {})
+    limit = getattr(statement, "_post_criteria_clause", None)
+    if limit is not None or any(given.get(each) is not None for each in _MYSQL_LIMITS):
+        raise UncapturedStatementError("A LIMIT", table.name, "read the keys first, and use them")
     where: Any = getattr(statement, "whereclause", None)
     for element in visitors.iterate(where) if where is not None else ():
         if isinstance(element, FunctionElement) and getattr(element, "name", "").lower() in _UNREPEATABLE:
@@ -627,6 +699,15 @@ def _refuse_unrepeatable(statement: UpdateBase, table: Table, *, many: bool) -> 
             raise UncapturedStatementError(
                 "A criterion with a subquery, for many parameter sets,", table.name, "execute it once for each of them"
             )
+
+
+def _refuse_other_tables(statement: Update, table: Table) -> None:
+    """Refuse an UPDATE that sets columns of another tracked table, too, as MySQL's can."""
+    for named in statement._values or ():
+        column: Any = named.__clause_element__() if hasattr(named, "__clause_element__") else named
+        other = getattr(column, "table", None)
+        if isinstance(other, Table) and other.key != table.key and tracking_of(other) is not None:
+            raise UncapturedStatementError("An UPDATE of several tables", other.name, "write to one table at a time")
 
 
 def _refuse_hidden_tables(statement: UpdateBase) -> None:

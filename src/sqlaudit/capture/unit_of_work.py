@@ -566,7 +566,7 @@ def _after(rows: _Rows, audited: AuditedTable, write: _Write) -> _After:
                 continue
             # A literal() stays in the object: what it becomes is known when it was read.
             is_sql = isinstance(value, ClauseElement) or hasattr(value, "__clause_element__")
-            if is_sql or (audited.codecs[field.key].is_altered and value is not None and field.identity is None):
+            if is_sql or (field.identity is None and audited.codecs[field.key].must_be_read(value)):
                 unread.add(field.key)
                 continue
             values[field.key] = JSON_NULL if value is None and field.evaluates_none else value

@@ -145,7 +145,10 @@ def decode_value(codec: Codec | None, stored: JSONValue) -> Any:
 def key_text(encoded: list[JSONValue]) -> str:
     """Return the canonical text of an encoded key: the value itself for one column, a JSON array for several."""
     if len(encoded) == 1:
-        return encoded[0] if isinstance(encoded[0], str) else json.dumps(encoded[0])
+        (part,) = encoded
+        if isinstance(part, str):
+            return part
+        return str(part) if type(part) is int else json.dumps(part)
     return json.dumps(encoded, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -352,10 +355,14 @@ def _float(type_: Any, dialect: Dialect) -> Codec:
     return Codec(encode, decode, as_text=False)
 
 
+_ROUNDING: Final = decimal.Context(prec=decimal.MAX_PREC, rounding=decimal.ROUND_HALF_UP)
+
+
 def _numeric(type_: Any, dialect: Dialect) -> Codec:
     # Without decimals, SQLite stores a float, and SQLAlchemy rounds what it reads.
     has_decimals = dialect.name != "sqlite"
     scale = type_.scale if has_decimals else _read_scale(type_) if type_.asdecimal else None
+    unit = decimal.Decimal(1).scaleb(-scale) if scale is not None else None
 
     def encode(value: Any) -> JSONValue:
         if not has_decimals:
@@ -363,10 +370,9 @@ def _numeric(type_: Any, dialect: Dialect) -> Codec:
         number = value if isinstance(value, decimal.Decimal) else decimal.Decimal(str(value))
         if not number.is_finite():
             return str(number)
-        if scale is not None:
-            with decimal.localcontext(prec=decimal.MAX_PREC, rounding=decimal.ROUND_HALF_UP):
-                number = number.quantize(decimal.Decimal(1).scaleb(-scale))
-        return format(abs(number) if number == 0 else number, "f")
+        if unit is not None:
+            number = number.quantize(unit, context=_ROUNDING)
+        return format(number or abs(number), "f")
 
     python_type = decimal.Decimal if type_.asdecimal else float
     return Codec(encode, python_type, one_form=scale is not None)
@@ -434,6 +440,8 @@ def _json(type_: Any, dialect: Dialect) -> Codec:
     deserialize = getattr(dialect, "_json_deserializer", None)
 
     def encode(value: Any) -> JSONValue:
+        if serialize is json.dumps and _is_plain(value):
+            return _wrapped(value)
         text = "null" if value is JSON_NULL else serialize(value)
         try:
             return _wrapped(json.loads(text, parse_constant=_refuse_constant))
@@ -487,9 +495,11 @@ def _bits(type_: Any, dialect: Dialect) -> Codec:
         # SQLAlchemy 2.0 hands on what asyncpg gives.
         return str(value.as_string()).replace(" ", "") if hasattr(value, "as_string") else str(value)
 
+    driver = getattr(dialect, "driver", None)
+
     def decode(stored: JSONValue) -> Any:
         own: Any = getattr(postgresql, "BitString", None)
-        if own is None and getattr(dialect, "driver", None) == "asyncpg":
+        if own is None and driver == "asyncpg":
             own = importlib.import_module("asyncpg").BitString
         return stored if own is None else own(stored)
 
@@ -598,6 +608,16 @@ _MAKERS: Final[tuple[tuple[type, Callable[[Any, Dialect], Codec]], ...]] = (
 
 JSON_NULL: Final = sqltypes.JSON.NULL
 """In place of a value: the JSON value null, which Python, too, calls None."""
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether JSON gives back a value as it is: no tuples, no keys but strings, no classes of the user's."""
+    kind = type(value)
+    if kind is dict:
+        return all(type(key) is str and _is_plain(each) for key, each in value.items())  # type: ignore[attr-defined]
+    if kind is list:
+        return all(map(_is_plain, value))  # type: ignore[call-overload]
+    return kind in (str, int, bool) or value is None or (kind is float and math.isfinite(value))  # type: ignore[arg-type]
 
 
 def _refuse_constant(name: str) -> None:

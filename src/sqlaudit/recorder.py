@@ -1,27 +1,38 @@
 """The only writer of the trail: one INSERT for the changes of a flush, with the actor of that moment."""
 
 import datetime as dt
+import json
 import os
 import time
 import uuid
 import weakref
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from inspect import isawaitable, iscoroutine, iscoroutinefunction
 from types import MappingProxyType
 from typing import Any, Final
 
-from sqlalchemy import AdaptedConnection, Connection, Table, bindparam, select
+from sqlalchemy import (
+    AdaptedConnection,
+    ColumnElement,
+    Connection,
+    Insert,
+    Table,
+    bindparam,
+    func,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, SessionTransaction
-from sqlalchemy.sql.functions import FunctionElement
 
 from sqlaudit.capture.rows import RowChange
 from sqlaudit.config import SQLAuditConfig, UserIdCallback
 from sqlaudit.context import AuditContext, context_of, get_audit_context
 from sqlaudit.exceptions import ActorCallbackError, ActorRequiredError, CaptureError, TrailMissingError
-from sqlaudit.tables import UTCDateTime
+from sqlaudit.tables import MAX_MYSQL_KEY
 from sqlaudit.types import UserIdType
 
 __all__ = ["record", "require_actor", "transaction_of"]
@@ -86,39 +97,62 @@ def _write(
     config: SQLAuditConfig,
     options: Mapping[str, Any],
 ) -> None:
-    user_ids = [context.user_id if context.user_id is not None else change.user_id for change in changes]
-    if config.require_user and None in user_ids:
+    actors = [context.user_id if context.user_id is not None else change.user_id for change in changes]
+    if config.require_user and None in actors:
         raise ActorRequiredError(
-            {change.resource_type for change, user_id in zip(changes, user_ids, strict=True) if user_id is None}
+            {change.resource_type for change, actor in zip(changes, actors, strict=True) if actor is None}
         )
-    shared: dict[str, Any] = {
+    dialect = connection.dialect.name
+    _refuse_long_keys(changes, config.trail, dialect)
+    shared = {
         "transaction_id": transaction_id,
+        # SQLite's own clock knows milliseconds at best.
+        "now": dt.datetime.now(dt.UTC),
         "impersonated_by": None if context.impersonated_by is None else str(context.impersonated_by),
         "reason": context.reason,
         "context": dict(context.facts) or None,
     }
-    insert = config.trail.insert().values(recorded_at=_StatementTime(config.trail))
-    if connection.dialect.name == "sqlite":
-        # SQLite's own clock knows milliseconds at best.
-        shared["sqlaudit_now"] = dt.datetime.now(dt.UTC)
     rows = [
-        {
-            **shared,
-            "operation": change.operation.value,
-            "resource_type": change.resource_type,
-            "resource_id": change.resource_id,
-            "changed_by": None if user_id is None else str(user_id),
-            "old_values": change.old_values,
-            "new_values": change.new_values,
-        }
-        for change, user_id in zip(changes, user_ids, strict=True)
+        (
+            change.operation,
+            change.resource_type,
+            change.resource_id,
+            None if actor is None else str(actor),
+            change.old_values,
+            change.new_values,
+        )
+        for change, actor in zip(changes, actors, strict=True)
     ]
+    insert = _insert_into(config.trail, dialect)
     try:
-        connection.execute(insert, rows, execution_options=options)
+        for document in _documents(rows):
+            connection.execute(insert, {**shared, "changes": document}, execution_options=options)
     except DBAPIError as error:
         if _is_missing_table(error, config.trail.name):
             raise TrailMissingError(config.trail.fullname) from error
         raise
+
+
+def _documents(rows: list[Any]) -> Iterator[str]:
+    """Yield *rows* as JSON: in one document, unless it would be larger than servers take."""
+    document = _encode(rows)
+    if len(document) <= MAX_DOCUMENT or len(rows) == 1:
+        yield document
+        return
+    half = len(rows) // 2
+    yield from _documents(rows[:half])
+    yield from _documents(rows[half:])
+
+
+def _refuse_long_keys(changes: Sequence[RowChange], trail: Table, dialect: str) -> None:
+    if dialect not in ("mysql", "mariadb"):
+        return
+    for change in changes:
+        if len(change.resource_id) > MAX_MYSQL_KEY:
+            raise CaptureError(
+                f"The key of a row of {change.resource_type} has {len(change.resource_id)} characters as text, and "
+                f"{trail.fullname} holds {MAX_MYSQL_KEY} on this database; name a shorter resource_id_field."
+            )
 
 
 def require_actor(
@@ -183,36 +217,93 @@ def _async_callback() -> ActorCallbackError:
     )
 
 
-class _StatementTime(FunctionElement[dt.datetime]):
+# --- the INSERT ------------------------------------------------------------------------------------------------------
+
+MAX_DOCUMENT: Final = 8 * 2**20
+"""Characters. MariaDB takes packets of 16 MB unless it is told otherwise."""
+
+_encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+@dataclass(frozen=True, slots=True)
+class _Unpacking:
+    """How a database makes rows of a JSON document: an array of changes, each an array of its values."""
+
+    rows: str
+    text: Callable[[int], str]
+    """Of the place of a value in a change: its text."""
+    document: Callable[[int], str]
+    """Of the place of a value in a change: the document; NULL for null."""
+    place: str
+
+
+_UNPACKING: Final = {
+    "postgresql": _Unpacking(
+        "jsonb_array_elements(CAST(:changes AS jsonb)) WITH ORDINALITY AS change(value, place)",
+        "(change.value ->> {})".format,
+        "NULLIF(change.value -> {}, 'null')".format,
+        "change.place",
+    ),
+    "sqlite": _Unpacking(
+        "json_each(:changes) AS change",
+        "json_extract(change.value, '$[{}]')".format,
+        "json_extract(change.value, '$[{}]')".format,
+        "change.key",
+    ),
+    "mysql": _Unpacking(
+        "JSON_TABLE(:changes, '$[*]' COLUMNS (place FOR ORDINALITY, "
+        + ", ".join(f"text{place} TEXT CHARACTER SET utf8mb4 PATH '$[{place}]'" for place in range(4))
+        + ", "
+        + ", ".join(f"document{place} JSON PATH '$[{place}]'" for place in (4, 5))
+        + ")) AS `change`",
+        "`change`.text{}".format,
+        "IF(JSON_TYPE(`change`.document{0}) = 'NULL', NULL, `change`.document{0})".format,
+        "`change`.place",
+    ),
+}
+
+
+@lru_cache(maxsize=32)
+def _insert_into(trail: Table, dialect: str) -> Insert:
     """
-    The clock when the statement runs, not when its transaction began: the database's.
+    Return the INSERT of any number of changes, which come as one JSON document.
+
+    One parameter takes a database less time than six for each change. The ids
+    are given in the order of the document.
+    """
+    unpacking = _UNPACKING.get("mysql" if dialect == "mariadb" else dialect)
+    if unpacking is None:
+        raise CaptureError(
+            f"The trail can be kept on PostgreSQL, SQLite, MariaDB and MySQL; this database is {dialect}."
+        )
+    columns = trail.columns
+    values: dict[Any, Any] = {
+        column: bindparam(column.key, type_=column.type)
+        for column in (columns.transaction_id, columns.impersonated_by, columns.reason, columns.context)
+    }
+    values[columns.recorded_at] = _clock(trail, dialect)
+    texts = (columns.operation, columns.resource_type, columns.resource_id, columns.changed_by)
+    for place, column in enumerate(texts):
+        values[column] = literal_column(unpacking.text(place))
+    for place, column in enumerate((columns.old_values, columns.new_values), len(texts)):
+        values[column] = literal_column(unpacking.document(place))
+    rows = select(*values.values()).select_from(text(unpacking.rows)).order_by(literal_column(unpacking.place))
+    return trail.insert().from_select(list(values), rows, include_defaults=False)
+
+
+def _clock(trail: Table, dialect: str) -> ColumnElement[Any]:
+    """
+    Return the time of the statement, not of its transaction's beginning: by the database's clock.
 
     SQLite has none but the processes'. They may differ, and the trail doesn't run
     backwards: a change is never told to be older than the one before it.
     """
-
-    type = UTCDateTime()
-    inherit_cache = True
-
-    def __init__(self, trail: Table) -> None:
-        last = select(trail.c.recorded_at).order_by(trail.c.id.desc()).limit(1).scalar_subquery()
-        super().__init__(bindparam("sqlaudit_now", type_=UTCDateTime(), required=False), last)
-
-
-@compiles(_StatementTime, "postgresql")
-def _(element: Any, compiler: Any, **_: Any) -> str:
-    return "clock_timestamp()"
-
-
-@compiles(_StatementTime, "mysql", "mariadb")
-def _(element: Any, compiler: Any, **_: Any) -> str:
-    return "UTC_TIMESTAMP(6)"
-
-
-@compiles(_StatementTime, "sqlite")
-def _(element: Any, compiler: Any, **kw: Any) -> str:
-    now, last = (compiler.process(each, **kw) for each in element.clauses)
-    return f"max({now}, coalesce({last}, ''))"
+    if dialect == "postgresql":
+        return func.clock_timestamp()
+    if dialect != "sqlite":
+        return func.utc_timestamp(literal_column("6"))
+    last = select(trail.c.recorded_at).order_by(trail.c.id.desc()).limit(1).scalar_subquery()
+    return func.max(bindparam("now", type_=trail.c.recorded_at.type), func.coalesce(last, ""))
 
 
 def _is_missing_table(error: DBAPIError, name: str) -> bool:

@@ -51,6 +51,10 @@ class UTCDateTime(TypeDecorator[dt.datetime]):
         return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
 
 
+MAX_MYSQL_KEY: Final = 660
+"""Characters of a resource id: with the label, what an index of MariaDB and MySQL can hold."""
+
+
 def _json() -> JSON:
     document = JSON(none_as_null=True)
     return document.with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
@@ -107,7 +111,7 @@ def trail_table(name: str = "sqlaudit_change", *, schema: str | None = None, met
         Column("resource_type", _text(100, mysql_length=100), nullable=False, comment="the label of the changed table"),
         Column(
             "resource_id",
-            _text(None, mysql_length=660),
+            _text(None, mysql_length=MAX_MYSQL_KEY),
             nullable=False,
             comment="the key; a JSON array for several columns",
         ),

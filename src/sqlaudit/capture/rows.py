@@ -3,7 +3,8 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import ColumnElement, Connection, Dialect, FromClause, Row, Select, Table, select, tuple_
 
@@ -34,14 +35,15 @@ ParameterSets: TypeAlias = Sequence[Mapping[str, Any]]
 
 ROWS_PER_SELECT: Final = 1000
 
+_AUDITED_KEY: Final = "sqlaudit.audited"
+
 Item = TypeVar("Item")
 
 # A masked column's values are compared, never stored: any type will do.
 _OPAQUE: Final = Codec(lambda value: value, lambda stored: stored)
 
 
-@dataclass(frozen=True, slots=True)
-class RowChange:
+class RowChange(NamedTuple):
     """One operation on one row, ready to be stored."""
 
     operation: Operation
@@ -63,10 +65,12 @@ class AuditedTable:
     """Of every column that a change of the table may need."""
     primary_key: tuple[str, ...]
 
+    key_codecs: tuple[Codec, ...]
+    """Of the primary key."""
+
     def row_key(self, values: tuple[Any, ...]) -> str:
         """Return the canonical text of a primary key."""
-        codecs = [self.codecs[key] for key in self.primary_key]
-        return key_text([codec.as_key(codec.dump(value)) for codec, value in zip(codecs, values, strict=True)])
+        return key_text([codec.as_key(codec.dump(value)) for codec, value in zip(self.key_codecs, values, strict=True)])
 
     def changes(self, operation: Operation, old: Image, new: Image) -> Iterator[RowChange]:
         """
@@ -76,8 +80,9 @@ class AuditedTable:
         another key; for an update those that may have changed, and the resource key.
         """
         if operation is Operation.UPDATE:
-            before, after = self._resource_id(old), self._resource_id(new)
-            if before != after:
+            after = self._resource_id(new)
+            is_same_key = all(old[key] == new[key] for key in self.tracking.resource_key)
+            if not is_same_key and (before := self._resource_id(old)) != after:
                 yield self._change(Operation.DELETE, before, old, None, old)
                 yield self._change(Operation.INSERT, after, None, new, new)
                 return
@@ -125,9 +130,19 @@ class AuditedTable:
 
 def audited_table(table: Table, tracking: Tracking, dialect: Dialect) -> AuditedTable:
     """Return *table* with the codecs of its columns on *dialect*."""
+    by_dialect: WeakKeyDictionary[Dialect, AuditedTable] = table.info.setdefault(_AUDITED_KEY, WeakKeyDictionary())
+    known = by_dialect.get(dialect)
+    # A copy of the table, as to_metadata() makes one, has its info, too.
+    if known is None or known.tracking is not tracking or known.table is not table:
+        known = by_dialect[dialect] = _audited_table(table, tracking, dialect)
+    return known
+
+
+def _audited_table(table: Table, tracking: Tracking, dialect: Dialect) -> AuditedTable:
     keys = {*tracking.recorded, *tracking.key_columns}
     codecs = {key: _OPAQUE if key in tracking.masked else codec_of(table.columns[key].type, dialect) for key in keys}
-    return AuditedTable(table, tracking, codecs, tuple(column.key for column in table.primary_key))
+    primary_key = tuple(column.key for column in table.primary_key)
+    return AuditedTable(table, tracking, codecs, primary_key, tuple(codecs[key] for key in primary_key))
 
 
 @dataclass(frozen=True, slots=True)

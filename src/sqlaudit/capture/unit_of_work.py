@@ -9,7 +9,7 @@ then, with one SELECT per table. The new image is taken in ``after_flush``.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
@@ -72,6 +72,10 @@ class _Rows:
     tracking: Tracking
     fields: tuple[_Field, ...]
     primary_key: tuple[_Field, ...]
+    always: tuple[_Field, ...]
+    """Those of *fields* that any change of the row may need."""
+    by_attribute: Mapping[str, tuple[_Field, ...]]
+    """The others, which a change needs when their attribute is set."""
     attributes: frozenset[str]
     """All column attributes of the mapper, tracked or not: an UPDATE needs one of them to have changed."""
     post_updates: bool
@@ -132,10 +136,20 @@ def _plan(mapper: Mapper[Any], table: Table, tracking: Tracking) -> _Rows:
         table=table,
         tracking=tracking,
         fields=tuple(fields.values()),
+        always=tuple(field for field in fields.values() if field.volatile or field.is_key),
+        by_attribute=_by_attribute(fields.values()),
         primary_key=tuple(fields[column.key] for column in table.primary_key),
         attributes=frozenset(by_column.values()),
         post_updates=any(column in post_updated for column in table.columns),
     )
+
+
+def _by_attribute(fields: Iterable[_Field]) -> dict[str, tuple[_Field, ...]]:
+    found: dict[str, tuple[_Field, ...]] = {}
+    for field in fields:
+        if field.attribute is not None and not field.volatile and not field.is_key:
+            found[field.attribute] = (*found.get(field.attribute, ()), field)
+    return found
 
 
 # --- one flush -------------------------------------------------------------------------------------------------------
@@ -152,6 +166,8 @@ class _Before:
     """What is needed, and not in memory, or not for sure."""
     whole: bool
     """All recorded columns are needed: the row goes, or its key becomes another."""
+    fields: Sequence[_Field]
+    """What may change."""
     read: Image | None = None
     """The *missing* columns, read; None if there is nothing missing, or no such row."""
 
@@ -218,23 +234,34 @@ class Flush:
     gone: set[tuple[Table, str]] = dataclasses.field(default_factory=set)
     """Rows that were gone before the DELETE of their objects: by another transaction, or by a recorded cascade."""
     foreseen: set[Table] = dataclasses.field(default_factory=set)
+    plans: dict[Mapper[Any], tuple[_Rows, ...]] = dataclasses.field(default_factory=dict)
+    """Of the mappers whose objects were announced."""
     _post_updated: set[Table] | None = None
+    _has_deletes: bool | None = None
 
     def announce(
         self, operation: Operation, mapper: Mapper[Any], connection: Connection, state: InstanceState[Any]
     ) -> None:
         """Note that an object will be among the next statements, as its mapper event says."""
         row = state
-        if operation is Operation.INSERT:
+        if operation is Operation.INSERT and self._deletes():
             deleted = self._deleted_under(state, mapper)
             if deleted is not None:
                 # "Row switch": SQLAlchemy will send one UPDATE, not a DELETE and an INSERT.
                 operation, row = Operation.UPDATE, deleted
         write = _Write(operation, state, mapper, connection, row)
         self.announced[state] = write
-        self.tables.update(rows.table for rows in _rows_of(mapper))
+        if mapper not in self.plans:
+            self.tables.update(rows.table for rows in self.rows_of(mapper))
         if operation is not Operation.INSERT:
             self.coming.append(write)
+
+    def rows_of(self, mapper: Mapper[Any]) -> tuple[_Rows, ...]:
+        """Return where *mapper*'s objects keep what is tracked, base tables first."""
+        plan = self.plans.get(mapper)
+        if plan is None:
+            plan = self.plans[mapper] = _rows_of(mapper)
+        return plan
 
     def confirm(self, state: InstanceState[Any]) -> None:
         """Note that the statements of an object that was announced have been sent."""
@@ -294,6 +321,13 @@ class Flush:
             mappers = {state.mapper for state in self.context.states}
             self._post_updated = {rows.table for each in mappers for rows in _rows_of(each) if rows.post_updates}
         return self._post_updated
+
+    def _deletes(self) -> bool:
+        """Return whether the flush deletes anything at all."""
+        if self._has_deletes is None:
+            # What is deleted is known before the first mapper event.
+            self._has_deletes = any(is_delete for is_delete, _ in self.context.states.values())
+        return self._has_deletes
 
     def _deleted_under(self, state: InstanceState[Any], mapper: Mapper[Any]) -> InstanceState[Any] | None:
         """Return the object that this flush deletes, and whose key the new *state* has."""
@@ -371,7 +405,7 @@ def take_old_images(flush: Flush) -> None:
     unread: dict[tuple[Connection, Table], list[_Before]] = {}
     audited: dict[Table, AuditedTable] = {}
     for write in coming:
-        for rows in _rows_of(write.mapper):
+        for rows in flush.rows_of(write.mapper):
             audited[rows.table] = flush.audited_table(rows, write.connection)
             before = _remember(rows, audited[rows.table], write.row, _is_whole(rows, write), flush.locks_rows)
             if before is None:
@@ -426,10 +460,11 @@ def _remember(
     committed, current = state.committed_state, state.dict
     if not whole and not rows.post_updates and rows.attributes.isdisjoint(committed):
         return None
+    fields = rows.fields if whole or rows.post_updates else _may_change(rows, committed)
     identity = state.key[1] if state.key is not None else ()
     remembered: dict[str, Any] = {}
     missing: set[str] = set()
-    for field in rows.fields:
+    for field in fields:
         if field.identity is not None:
             remembered[field.key] = identity[field.identity]
             continue
@@ -443,7 +478,12 @@ def _remember(
         if needed and (locks_rows or value is NO_VALUE or not audited.codecs[field.key].is_exact_in_memory(value)):
             missing.add(field.key)
     primary_key = tuple(remembered[field.key] for field in rows.primary_key)
-    return _Before(primary_key, remembered, frozenset(missing), whole)
+    return _Before(primary_key, remembered, frozenset(missing), whole, fields)
+
+
+def _may_change(rows: _Rows, committed: Iterable[str]) -> list[_Field]:
+    """Return the columns that an UPDATE may change when these attributes were set."""
+    return [*rows.always, *(field for name in committed for field in rows.by_attribute.get(name, ()))]
 
 
 def _read_old(flush: Flush, connection: Connection, audited: AuditedTable, befores: list[_Before]) -> None:
@@ -543,7 +583,7 @@ def _in_sql_order(done: list[_Write | _Recorded]) -> Iterator[_Write | _Recorded
 
 def _afters(flush: Flush, write: _Write) -> Iterator[_After]:
     """Yield what the rows of an object hold now: those that a statement can have changed."""
-    rows_of = _rows_of(write.mapper)
+    rows_of = flush.rows_of(write.mapper)
     # A subclass' row is deleted before its base's.
     for rows in reversed(rows_of) if write.operation is Operation.DELETE else rows_of:
         if write.operation is Operation.DELETE and (before := write.before.get(rows.table)) is not None:
@@ -559,7 +599,8 @@ def _after(rows: _Rows, audited: AuditedTable, write: _Write) -> _After:
     values: dict[str, Any] = {}
     unread: set[str] = set()
     before = write.before.get(rows.table)
-    for field in rows.fields if write.operation is not Operation.DELETE else ():
+    may_have_changed = rows.fields if before is None else before.fields
+    for field in may_have_changed if write.operation is not Operation.DELETE else ():
         if field.attribute is not None and field.attribute in current:
             value = current[field.attribute]
             if before is not None and not before.may_differ(field.key, value):

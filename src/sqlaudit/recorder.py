@@ -38,6 +38,9 @@ from sqlaudit.types import UserIdType
 __all__ = ["record", "require_actor", "transaction_of"]
 
 
+_OWN: Final = {"sqlaudit": False}
+"""The trail leaves no trail."""
+
 _TRANSACTION_KEY: Final = "sqlaudit.transaction"
 
 
@@ -126,7 +129,7 @@ def _write(
     insert = _insert_into(config.trail, dialect)
     try:
         for document in _documents(rows):
-            connection.execute(insert, {**shared, "changes": document}, execution_options=options)
+            connection.execute(insert, {**shared, "changes": document}, execution_options={**options, **_OWN})
     except DBAPIError as error:
         if _is_missing_table(error, config.trail.name):
             raise TrailMissingError(config.trail.fullname) from error

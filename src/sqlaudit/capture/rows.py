@@ -1,6 +1,6 @@
 """The images of a row before and after a write, and the changes that they tell. No session in here."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
@@ -70,6 +70,9 @@ class AuditedTable:
 
     def row_key(self, values: tuple[Any, ...]) -> str:
         """Return the canonical text of a primary key."""
+        if len(values) == 1 and type(values[0]) is int:
+            # Most keys are: this is asked for several times for each row.
+            return key_text([self.key_codecs[0].dump(values[0])])
         return key_text([codec.as_key(codec.dump(value)) for codec, value in zip(self.key_codecs, values, strict=True)])
 
     def changes(self, operation: Operation, old: Image, new: Image) -> Iterator[RowChange]:
@@ -152,18 +155,18 @@ class ImageQuery:
     audited: AuditedTable
     select: Select[Any]
     primary_key: tuple[ColumnElement[Any], ...]
-    _wanted: tuple[str, ...]
+    _dumps: tuple[tuple[str, Callable[[Any], JSONValue]], ...]
     _ambiguous: tuple[str, ...]
 
     def decode(self, row: Row[Any]) -> tuple[tuple[Any, ...], Image]:
         """Return the primary key and the image of a row that was selected."""
-        width = len(self.primary_key)
-        key, rest = tuple(row[:width]), row[width:]
-        values = dict(zip(self._wanted, rest, strict=False))
-        for name, is_null in zip(self._ambiguous, rest[len(self._wanted) :], strict=True):
-            if values[name] is None and not is_null:
-                values[name] = JSON_NULL
-        return key, {name: self.audited.codecs[name].as_read.dump(value) for name, value in values.items()}
+        values = tuple(row)
+        width, end = len(self.primary_key), len(self.primary_key) + len(self._dumps)
+        image = {key: dump(value) for (key, dump), value in zip(self._dumps, values[width:end], strict=True)}
+        for key, is_null in zip(self._ambiguous, values[end:], strict=True):
+            if image[key] is None and not is_null:
+                image[key] = self.audited.codecs[key].as_read.dump(JSON_NULL)
+        return values[:width], image
 
 
 def select_images(
@@ -186,7 +189,8 @@ def select_images(
         *(audited.codecs[key].readable(columns[key]) for key in wanted),
         *(columns[key].is_(None) for key in ambiguous),
     )
-    return ImageQuery(audited, query.with_for_update(key_share=True, of=source), primary_key, wanted, ambiguous)
+    dumps = tuple((key, audited.codecs[key].as_read.dump) for key in wanted)
+    return ImageQuery(audited, query.with_for_update(key_share=True, of=source), primary_key, dumps, ambiguous)
 
 
 def among(columns: Sequence[ColumnElement[Any]], rows: Sequence[tuple[Any, ...]]) -> ColumnElement[bool]:

@@ -9,10 +9,13 @@ then, with one SELECT per table. The new image is taken in ``after_flush``.
 """
 
 import dataclasses
+import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import groupby
 from typing import Any, Final
+from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import ClauseElement, Column, Connection, NestedTransaction, Table
@@ -526,8 +529,8 @@ class _After:
 
     write: _Write
     audited: AuditedTable
-    values: dict[str, Any]
-    """By column key, Python values; of an update what may have changed."""
+    new: Image
+    """Of an update, what may have changed."""
     unread: set[str]
     """What may have changed, and is not in memory."""
     primary_key: tuple[Any, ...]
@@ -543,30 +546,41 @@ def changes_of(flush: Flush) -> dict[Connection, list[RowChange]]:
     """
     if flush.failure is not None:
         raise flush.failure
-    afters = [
-        after
-        for write in _in_sql_order(flush.done)
-        for after in ([write] if isinstance(write, _Recorded) else _afters(flush, write))
-    ]
-    unread: dict[tuple[Connection, AuditedTable], list[_After]] = {}
-    for after in afters:
-        if isinstance(after, _After) and after.unread:
-            unread.setdefault((after.write.connection, after.audited), []).append(after)
-    new_images: dict[tuple[Table, str], Image] = {}
-    for (connection, audited), incomplete in unread.items():
-        columns = frozenset().union(*(after.unread for after in incomplete))
-        rows = dict.fromkeys(after.primary_key for after in incomplete)
-        for key, image in read_images(connection, audited, columns, rows).items():
-            new_images[audited.table, key] = image
+    told: list[tuple[Connection, Iterable[RowChange]]] = []
+    waiting: list[tuple[int, _After]] = []
+    for write in _in_sql_order(flush.done):
+        if isinstance(write, _Recorded):
+            told.append((write.connection, write.changes))
+            continue
+        for after in _afters(flush, write):
+            # A row that an object takes over may be taken over again: in this order.
+            if after.unread or (waiting and write.row is not write.state):
+                waiting.append((len(told), after))
+                told.append((write.connection, ()))
+            else:
+                told.append((write.connection, tuple(_row_changes(flush, after))))
+    _read_new([after for _, after in waiting if after.unread])
+    for place, after in waiting:
+        told[place] = (after.write.connection, tuple(_row_changes(flush, after)))
 
     changes: dict[Connection, list[RowChange]] = {}
+    for connection, found in told:
+        if found:
+            changes.setdefault(connection, []).extend(found)
+    return changes
+
+
+def _read_new(afters: Sequence[_After]) -> None:
+    """Add to each new image what is unread of it."""
+    by_table: dict[tuple[Connection, AuditedTable], list[_After]] = {}
     for after in afters:
-        if isinstance(after, _Recorded):
-            changes.setdefault(after.connection, []).extend(after.changes)
-            continue
-        read = new_images[after.audited.table, after.audited.row_key(after.primary_key)] if after.unread else {}
-        changes.setdefault(after.write.connection, []).extend(_row_changes(flush, after, read))
-    return {connection: found for connection, found in changes.items() if found}
+        by_table.setdefault((after.write.connection, after.audited), []).append(after)
+    for (connection, audited), together in by_table.items():
+        columns = frozenset().union(*(after.unread for after in together))
+        images = read_images(connection, audited, columns, dict.fromkeys(after.primary_key for after in together))
+        for after in together:
+            image = images[audited.row_key(after.primary_key)]
+            after.new.update((key, image[key]) for key in after.unread)
 
 
 def _in_sql_order(done: list[_Write | _Recorded]) -> Iterator[_Write | _Recorded]:
@@ -586,72 +600,80 @@ def _afters(flush: Flush, write: _Write) -> Iterator[_After]:
     rows_of = flush.rows_of(write.mapper)
     # A subclass' row is deleted before its base's.
     for rows in reversed(rows_of) if write.operation is Operation.DELETE else rows_of:
-        if write.operation is Operation.DELETE and (before := write.before.get(rows.table)) is not None:
-            row_key = flush.audited_table(rows, write.connection).row_key(before.primary_key)
-            if (rows.table, row_key) in flush.gone:
-                continue
-        if write.operation is Operation.INSERT or rows.table in write.before:
-            yield _after(rows, flush.audited_table(rows, write.connection), write)
+        before = write.before.get(rows.table)
+        if before is None and write.operation is not Operation.INSERT:
+            continue
+        audited = flush.audited_table(rows, write.connection)
+        if write.operation is not Operation.DELETE:
+            yield _after(rows, audited, write, before)
+        elif before is not None and not (
+            flush.gone and (rows.table, audited.row_key(before.primary_key)) in flush.gone
+        ):
+            yield _After(write, audited, {}, set(), before.primary_key)
 
 
-def _after(rows: _Rows, audited: AuditedTable, write: _Write) -> _After:
+def _after(rows: _Rows, audited: AuditedTable, write: _Write, before: _Before | None) -> _After:
     current = write.state.dict
-    values: dict[str, Any] = {}
+    new: Image = {}
     unread: set[str] = set()
-    before = write.before.get(rows.table)
-    may_have_changed = rows.fields if before is None else before.fields
-    for field in may_have_changed if write.operation is not Operation.DELETE else ():
-        if field.attribute is not None and field.attribute in current:
-            value = current[field.attribute]
-            if before is not None and not before.may_differ(field.key, value):
+    for field in rows.fields if before is None else before.fields:
+        key = field.key
+        value = NO_VALUE if field.attribute is None else current.get(field.attribute, NO_VALUE)
+        if value is not NO_VALUE:
+            if before is not None and not before.may_differ(key, value):
                 continue
-            # A literal() stays in the object: what it becomes is known when it was read.
-            is_sql = isinstance(value, ClauseElement) or hasattr(value, "__clause_element__")
-            if is_sql or (field.identity is None and audited.codecs[field.key].must_be_read(value)):
-                unread.add(field.key)
-                continue
-            values[field.key] = JSON_NULL if value is None and field.evaluates_none else value
+            codec = audited.codecs[key]
+            if _is_sql(value) or (field.identity is None and codec.must_be_read(value)):
+                unread.add(key)
+            else:
+                new[key] = codec.dump(JSON_NULL if value is None and field.evaluates_none else value)
         elif before is None:
             # SQLAlchemy expires what the database has made of an SQL expression.
             if field.generated or field.attribute in write.state.expired_attributes:
-                unread.add(field.key)
+                unread.add(key)
             else:
-                values[field.key] = None
-        elif field.volatile or (field.identity is None and before.concerns(field.key)):
-            unread.add(field.key)
-    primary_key = tuple(
-        values[field.key] if field.key in values or before is None else before.remembered[field.key]
-        for field in rows.primary_key
-    )
-    if write.operation is Operation.INSERT and any(each.attribute not in current for each in rows.primary_key):
+                new[key] = audited.codecs[key].dump(None)
+        elif field.volatile or (field.identity is None and before.concerns(key)):
+            unread.add(key)
+    if before is None and any(field.attribute not in current for field in rows.primary_key):
         raise CaptureError(
             f"A new object of {rows.tracking.label} has lost its key within the flush: a listener has rolled back a "
             f"savepoint of the session; use one of the connection, connection.begin_nested()."
         )
-    return _After(write, audited, values, unread, primary_key)
+    primary_key = tuple(
+        before.remembered[field.key]
+        if before is not None and field.key not in new
+        else current.get(str(field.attribute))
+        for field in rows.primary_key
+    )
+    return _After(write, audited, new, unread, primary_key)
 
 
-def _row_changes(flush: Flush, after: _After, read: Image) -> Iterator[RowChange]:
-    write, audited = after.write, after.audited
-    codecs = audited.codecs
-    new = {key: codecs[key].dump(value) for key, value in after.values.items()} | {
-        key: read[key] for key in after.unread
-    }
+_NO_SQL: Final = frozenset(
+    {type(None), bool, int, float, str, bytes, Decimal, dt.datetime, dt.date, dt.time, dt.timedelta, UUID, dict, list}
+)
+
+
+def _is_sql(value: object) -> bool:
+    """Return whether *value* is an expression; a literal() stays in the object, what it becomes is to be read."""
+    return type(value) not in _NO_SQL and (isinstance(value, ClauseElement) or hasattr(value, "__clause_element__"))
+
+
+def _row_changes(flush: Flush, after: _After) -> Iterable[RowChange]:
+    write, audited, new = after.write, after.audited, after.new
     before = write.before.get(audited.table)
     if before is None:
-        yield from audited.changes(write.operation, {}, new)
-        return
+        return audited.changes(write.operation, {}, new)
     if before.is_gone:
-        return
-    wanted = codecs.keys() if before.whole else {*new, *audited.tracking.key_columns}
-    found = before.read or {}
+        return ()
+    codecs, found, remembered = audited.codecs, before.read or {}, before.remembered
     old = {
-        key: found[key] if key in found else codecs[key].dump(before.remembered[key])
-        for key in wanted
-        if key in found or key in before.remembered
+        key: found[key] if key in found else codecs[key].dump(remembered[key])
+        for key in (codecs if before.whole else {*new, *audited.tracking.key_columns})
+        if key in found or key in remembered
     }
     if write.row is not write.state:
         row = (audited.table, audited.row_key(after.primary_key))
         old = flush.switched.get(row, old)
         flush.switched[row] = old | new
-    yield from audited.changes(write.operation, old, old | new)
+    return audited.changes(write.operation, old, old | new if new else old)

@@ -1,0 +1,53 @@
+"""The documents of JSON columns: which Python values are plain JSON, and what marks one that isn't."""
+
+import math
+from typing import Any, Final
+
+from sqlalchemy.types import JSON
+
+__all__ = ["JSON_NULL", "is_plain", "is_same_document", "refuse_constant", "unwrapped", "wrapped"]
+
+JSON_NULL: Final = JSON.NULL
+"""In place of a value: the JSON value null, which Python, too, calls None."""
+
+
+def is_plain(value: object) -> bool:
+    """Return whether JSON gives back a value as it is: no tuples, no keys but strings, no classes of the user's."""
+    kind = type(value)
+    if kind is dict:
+        return all(type(key) is str and is_plain(each) for key, each in value.items())  # type: ignore[attr-defined]
+    if kind is list:
+        return all(map(is_plain, value))  # type: ignore[call-overload]
+    return kind in (str, int, bool) or value is None or (kind is float and math.isfinite(value))  # type: ignore[arg-type]
+
+
+def refuse_constant(name: str) -> None:
+    """Refuse NaN and the infinities, which SQLite keeps in a document although JSON has none."""
+    raise ValueError(name)
+
+
+def wrapped(document: Any) -> Any:
+    """Return a document as it is stored: null, and what looks like one of our marks, in a mark of its own."""
+    if document is None or (isinstance(document, dict) and any(key.startswith("$") for key in document)):
+        return {"$json": document}
+    return document
+
+
+def unwrapped(stored: Any) -> Any:
+    """Return the document of what `wrapped` returned."""
+    return stored["$json"] if isinstance(stored, dict) and stored.keys() == {"$json"} else stored
+
+
+def is_same_document(one: Any, other: Any, *, keeps_text: bool) -> bool:
+    """Return whether two documents are equal, in any order of keys; unlike for Python, true isn't 1."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(
+            is_same_document(value, other[key], keeps_text=keeps_text) for key, value in one.items()
+        )
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(
+            is_same_document(each, its, keeps_text=keeps_text) for each, its in zip(one, other, strict=True)
+        )
+    return bool(one == other) and (type(one) is type(other) or not keeps_text)

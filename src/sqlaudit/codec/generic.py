@@ -1,0 +1,217 @@
+"""The types that every database has: a maker of codecs for each."""
+
+import base64
+import datetime as dt
+import decimal
+import json
+import math
+import re
+import uuid
+from collections.abc import Callable
+from typing import Any, Final
+
+from sqlalchemy import types as sqltypes
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import Dialect
+from sqlalchemy.engine.default import DefaultDialect
+
+from sqlaudit.codec.documents import JSON_NULL, is_plain, refuse_constant, unwrapped, wrapped
+from sqlaudit.codec.values import Codec, JSONValue
+
+__all__ = ["GENERIC_MAKERS", "PORTABLE", "SQLALCHEMYS_DECORATORS", "Find", "Makers"]
+
+Find = Callable[[Any, Dialect], Codec]
+"""Finds the codec of a type within a type."""
+
+PORTABLE: Final = DefaultDialect()
+
+
+def _refused(type_: Any, dialect: Dialect, find: Find) -> Codec:
+    raise LookupError(type_)
+
+
+def _boolean(type_: Any, dialect: Dialect, find: Find) -> Codec:
+    return Codec(bool, bool, as_text=False)
+
+
+def _integer(type_: Any, dialect: Dialect, find: Find) -> Codec:
+    return Codec(int, int, as_text=False)
+
+
+def _float(type_: Any, dialect: Dialect, find: Find) -> Codec:
+    def encode(value: Any) -> JSONValue:
+        number = float(value)
+        return number if math.isfinite(number) else str(number)
+
+    def decode(stored: JSONValue) -> Any:
+        # As SQLAlchemy rounds what it reads.
+        number = float(stored)
+        return decimal.Decimal(f"{number:.{_read_scale(type_)}f}") if type_.asdecimal else number
+
+    return Codec(encode, decode, as_text=False)
+
+
+_ROUNDING: Final = decimal.Context(prec=decimal.MAX_PREC, rounding=decimal.ROUND_HALF_UP)
+
+
+def _numeric(type_: Any, dialect: Dialect, find: Find) -> Codec:
+    # Without decimals, SQLite stores a float, and SQLAlchemy rounds what it reads.
+    has_decimals = dialect.name != "sqlite"
+    scale = type_.scale if has_decimals else _read_scale(type_) if type_.asdecimal else None
+    unit = decimal.Decimal(1).scaleb(-scale) if scale is not None else None
+
+    def encode(value: Any) -> JSONValue:
+        if not has_decimals:
+            value = repr(float(value)) if scale is None else f"{float(value):.{scale}f}"
+        number = value if isinstance(value, decimal.Decimal) else decimal.Decimal(str(value))
+        if not number.is_finite():
+            return str(number)
+        if unit is not None:
+            number = number.quantize(unit, context=_ROUNDING)
+        return format(number or abs(number), "f")
+
+    python_type = decimal.Decimal if type_.asdecimal else float
+    return Codec(encode, python_type, one_form=scale is not None)
+
+
+def _read_scale(type_: Any) -> int:
+    scale: int = type_._effective_decimal_return_scale  # noqa: SLF001 (nothing else says it)
+    return scale
+
+
+def _string(type_: Any, dialect: Dialect, find: Find) -> Codec:
+    def encode(value: Any) -> JSONValue:
+        # str(member) of a str-and-Enum class is its name, not what is sent.
+        return str.__str__(value) if isinstance(value, str) else str(value)
+
+    return Codec(encode, str)
+
+
+def _enum(type_: Any, dialect: Dialect, find: Find) -> Codec:
+    # Nothing else says which text a member is written as; dialects' own enum types agree with it.
+    plain: Any = sqltypes.Enum
+    return Codec(plain.bind_processor(type_, PORTABLE), plain.result_processor(type_, PORTABLE, None))
+
+
+def _binary(type_: Any, dialect: Dialect, find: Find) -> Codec:
+    return Codec(lambda value: base64.b64encode(value).decode("ascii"), base64.b64decode)
+
+
+def _datetime(type_: Any, dialect: Dialect, find: Find) -> Codec:
+    keeps_offset = type_.timezone and dialect.name not in ("sqlite", "mysql", "mariadb")
+
+    def encode(value: Any) -> JSONValue:
+        if value.tzinfo is not None:
+            value = value.astimezone(dt.UTC) if keeps_offset else value.replace(tzinfo=None)
+        return value.isoformat(timespec="microseconds")
+
+    return Codec(encode, dt.datetime.fromisoformat)
+
+
+def _date(type_: Any, dialect: Dialect, find: Find) -> Codec:
+    return Codec(lambda value: dt.date(value.year, value.month, value.day).isoformat(), dt.date.fromisoformat)
+
+
+def _time(type_: Any, dialect: Dialect, find: Find) -> Codec:
+    keeps_offset = type_.timezone and dialect.name not in ("sqlite", "mysql", "mariadb")
+
+    def encode(value: Any) -> JSONValue:
+        return (value if keeps_offset else value.replace(tzinfo=None)).isoformat(timespec="microseconds")
+
+    return Codec(encode, dt.time.fromisoformat)
+
+
+def _interval(type_: Any, dialect: Dialect, find: Find) -> Codec:
+    return Codec(_encode_duration, _decode_duration)
+
+
+def _uuid(type_: Any, dialect: Dialect, find: Find) -> Codec:
+    python_type = uuid.UUID if type_.as_uuid else str
+    return Codec(lambda value: str(uuid.UUID(str(value))), python_type)
+
+
+def _json(type_: Any, dialect: Dialect, find: Find) -> Codec:
+    # What create_engine(json_serializer=..., json_deserializer=...) make of a document is stored, and read.
+    serialize = getattr(dialect, "_json_serializer", None) or json.dumps
+    deserialize = getattr(dialect, "_json_deserializer", None)
+
+    def encode(value: Any) -> JSONValue:
+        if serialize is json.dumps and is_plain(value):
+            return wrapped(value)
+        text = "null" if value is JSON_NULL else serialize(value)
+        try:
+            return wrapped(json.loads(text, parse_constant=refuse_constant))
+        except ValueError:
+            return {"$json_text": text}
+
+    def decode(stored: JSONValue) -> Any:
+        if isinstance(stored, dict) and stored.keys() == {"$json_text"}:
+            return (deserialize or json.loads)(stored["$json_text"])
+        document = unwrapped(stored)
+        return document if deserialize is None else deserialize(json.dumps(document))
+
+    return Codec(encode, decode, as_text=False, json=True, keeps_text=not isinstance(type_, postgresql.JSONB))
+
+
+def _array(type_: Any, dialect: Dialect, find: Find) -> Codec:
+    item = find(type_.item_type, dialect)
+
+    def encode(value: Any) -> JSONValue:
+        return [
+            encode(each) if isinstance(each, (list, tuple)) and not item.json else item.dump(each) for each in value
+        ]
+
+    def decode(stored: JSONValue) -> Any:
+        kind = tuple if type_.as_tuple else list
+        return kind(decode(each) if isinstance(each, list) and not item.json else item.load(each) for each in stored)
+
+    return Codec(encode, decode, as_text=False, one_form=item.one_form, is_altered=item.is_altered)
+
+
+Makers = tuple[tuple[type, Callable[[Any, Dialect, Find], Codec]], ...]
+
+SQLALCHEMYS_DECORATORS: Final[Makers] = (
+    (sqltypes.Interval, _interval),
+    (sqltypes.PickleType, _refused),
+)
+"""`TypeDecorator` classes that are no decoration of the user's."""
+
+GENERIC_MAKERS: Final[Makers] = (
+    (sqltypes.Boolean, _boolean),
+    (sqltypes.Integer, _integer),
+    (sqltypes.Float, _float),
+    (sqltypes.Numeric, _numeric),
+    (sqltypes.Enum, _enum),
+    (sqltypes.String, _string),
+    (sqltypes.LargeBinary, _binary),
+    (sqltypes.BINARY, _binary),
+    (sqltypes.VARBINARY, _binary),
+    (sqltypes.DateTime, _datetime),
+    (sqltypes.Date, _date),
+    (sqltypes.Time, _time),
+    (postgresql.INTERVAL, _interval),
+    (sqltypes.Uuid, _uuid),
+    (sqltypes.JSON, _json),
+    (sqltypes.ARRAY, _array),
+)
+"""The first that fits: subclasses stand before their bases."""
+
+
+# --- durations, ISO 8601 ---------------------------------------------------------------------------------------------
+
+_DURATION: Final = re.compile(r"(-?)P(\d+)DT(\d+)\.(\d{6})S")
+
+
+def _encode_duration(value: dt.timedelta) -> str:
+    sign = "-" if value < dt.timedelta(0) else ""
+    size = abs(value)
+    return f"{sign}P{size.days}DT{size.seconds}.{size.microseconds:06}S"
+
+
+def _decode_duration(stored: str) -> dt.timedelta:
+    match = _DURATION.fullmatch(stored)
+    if match is None:
+        raise ValueError(stored)
+    sign, days, seconds, microseconds = match.groups()
+    size = dt.timedelta(days=int(days), seconds=int(seconds), microseconds=int(microseconds))
+    return -size if sign else size

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.orm.attributes import flag_modified
 
@@ -41,7 +41,7 @@ class Thing(Base):
     __tablename__ = "thing"
     id: Mapped[int] = mapped_column(primary_key=True)
     short: Mapped[str | None] = mapped_column(sa.String(200))
-    long: Mapped[str | None] = mapped_column(sa.Text(2**20))
+    long: Mapped[str | None] = mapped_column(sa.Text().with_variant(mysql.MEDIUMTEXT(), "mariadb"))
     small: Mapped[int | None] = mapped_column(sa.SmallInteger)
     whole: Mapped[int | None] = mapped_column(sa.Integer)
     big: Mapped[int | None] = mapped_column(sa.BigInteger)

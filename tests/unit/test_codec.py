@@ -48,7 +48,7 @@ from sqlalchemy import (
     make_url,
     select,
 )
-from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import NullType, TypeEngine, UserDefinedType
 
 from sqlaudit import MASKED

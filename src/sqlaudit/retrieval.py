@@ -9,6 +9,17 @@ from sqlalchemy.orm import Session
 
 from sqlaudit import _bridge
 from sqlaudit._arguments import check_choice, date_range_in, names_in, resource_ids_in, user_ids_in, whole_number_in
+from sqlaudit._asking import (
+    count_changes,
+    count_changes_by,
+    count_changes_by_sync,
+    count_changes_sync,
+    get_changes,
+    get_changes_sync,
+    select_changes,
+    stream_changes,
+    stream_changes_sync,
+)
 from sqlaudit._sources import Source, members_of, sources_of
 from sqlaudit._statements import (
     DateRange,
@@ -21,7 +32,19 @@ from sqlaudit.config import SQLAuditConfig, get_config, user_id_column
 from sqlaudit.exceptions import UnknownFieldError
 from sqlaudit.types import FieldChange, ResourceIdType, SortDirection, SortField, UserIdType
 
-__all__ = ["get_resource_changes", "get_resource_changes_sync"]
+__all__ = [
+    "count_changes",
+    "count_changes_by",
+    "count_changes_by_sync",
+    "count_changes_sync",
+    "get_changes",
+    "get_changes_sync",
+    "get_resource_changes",
+    "get_resource_changes_sync",
+    "select_changes",
+    "stream_changes",
+    "stream_changes_sync",
+]
 
 ResourceIds = ResourceIdType | list[ResourceIdType] | None
 UserIds = UserIdType | list[UserIdType] | None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Dialect, Row, Select, Table, and_, false, or_, select, true
+from sqlalchemy.sql.elements import Null
 
 from sqlaudit._documents import has_key, has_padded, has_value
 from sqlaudit._filters import ChangeFilter, Page
@@ -92,6 +93,8 @@ def _field_criteria(wanted: ChangeFilter, scope: Scope, trail: Table) -> Iterato
 
 
 def _same(codec: Codec, side: ColumnElement[Any], key: str, value: Any, name: str) -> ColumnElement[bool]:
+    if isinstance(value, Null):
+        return has_value(side, key, None)
     try:
         stored = codec.dump(value)
     except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:

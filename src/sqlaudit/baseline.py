@@ -234,13 +234,13 @@ def _write_batch(
     config: SQLAuditConfig,
 ) -> int:
     """Lock rows, and record those that still are there and lack a beginning."""
-    images = read_images(connection, audited, None, keys)
-    ids = {row_key: audited.resource_id(image) for row_key, image in images.items()}
-    begun = _begun(connection, audited, [*ids.values()], config.trail)
+    found = read_images(connection, audited, None, keys)
+    images = [found[row_key] for row_key in map(audited.row_key, keys) if row_key in found]
+    begun = _begun(connection, audited, [audited.resource_id(image) for image in images], config.trail)
     changes = [
         change
-        for row_key, image in images.items()
-        if ids[row_key] not in begun
+        for image in images
+        if audited.resource_id(image) not in begun
         for change in audited.changes(Operation.BASELINE, {}, image)
     ]
     record(session, connection, [changes], config)

@@ -179,7 +179,8 @@ class ChangeFilters(TypedDict, total=False):
     old: Mapping[str, Any] | None
     """
     Values before the change, by attribute name; all of them must fit, and a field
-    that has no old value, as in an insert, fits nothing. None is NULL.
+    that has no old value, as in an insert, fits nothing. None is NULL, and the value
+    null of a JSON column; `sqlalchemy.null()` and `JSON.NULL` tell them apart.
     """
     new: Mapping[str, Any] | None
     """Values after the change, in the same way."""

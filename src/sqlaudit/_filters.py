@@ -136,7 +136,7 @@ def check_include(models: tuple[Model, ...] | None, names: Collection[str], reso
         raise UnknownFieldError(models[0].__name__, "include", unknown, known)
 
 
-def relationships_of(model: type[Any]) -> dict[str, RelationshipProperty[Any]]:
+def relationships_of(model: Any) -> dict[str, RelationshipProperty[Any]]:
     """Return the relationships of a mapped class, by attribute name."""
     mapper: Mapper[Any] = inspect(model)
     return {each.key: each for each in mapper.relationships}

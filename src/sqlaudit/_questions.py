@@ -62,7 +62,9 @@ class Prepared:
 def _database_of(session: Session, wanted: ChangeFilter, trail: Table) -> tuple[dict[str, Any], Dialect]:
     """Return how *session* is told which database is meant, and its dialect."""
     models: Sequence[Model] = wanted.models or (trail,)
-    arguments = [{"clause": each} if isinstance(each, Table) else {"mapper": inspect(each)} for each in models]
+    arguments: list[dict[str, Any]] = [
+        {"clause": each} if isinstance(each, Table) else {"mapper": inspect(each)} for each in models
+    ]
     try:
         binds = [session.get_bind(**each) for each in arguments]
     except UnboundExecutionError as error:

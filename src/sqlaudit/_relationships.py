@@ -61,8 +61,9 @@ def related(
         UntrackedError: what it leads to isn't tracked.
         RetrievalError: the trail doesn't tell which rows are related.
     """
-    model = (wanted.models or ())[0]
-    relationship = relationships_of(model)[name]  # type: ignore[arg-type]
+    (model,) = wanted.models or (None,)
+    # check_include has seen to it that there is one.
+    relationship = relationships_of(model)[name]
     ids = wanted.resource_ids or ()
     own = [_named(source, ids, dialect) for source in sources_of(model)]
     if relationship.secondary is None:

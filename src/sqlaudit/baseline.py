@@ -128,7 +128,7 @@ def _operation(
     sources = sources_of(model)
     links = [source for each in sources for link in each.tracking.links for source in sources_of(link.table)]
     tables = {source.table: source for source in (*sources, *links)}
-    bind_arguments = {"clause": model} if isinstance(model, Table) else {"mapper": inspect(model)}
+    bind_arguments: dict[str, Any] = {"clause": model} if isinstance(model, Table) else {"mapper": inspect(model)}
 
     def operation(session: Session) -> int:
         if session.in_transaction():

@@ -228,15 +228,15 @@ def test_every_value_of_every_type_can_be_asked_for(
     session: Session, stored: list[StoredChange], name: str, side: str
 ) -> None:
     """A value finds the changes that hold it, on either side, whatever its type: no other value, and none twice."""
-    pool: list[Any] = {
+    pools: dict[str, list[Any]] = {
         "status": shop.STATUSES,
         "total": shop.TOTALS,
         "count": shop.COUNTS,
         "is_gift": shop.TRUTHS,
         "placed_at": shop.MOMENTS,
         "document": [*shop.DOCUMENTS, 1.0, {"a": 1.0, "b": [1, 2]}, sa.JSON.NULL],
-    }[name]
-    for value in pool:
+    }
+    for value in pools[name]:
         filters: Any = {side: {name: value}}
 
         found = get_changes(Order, session=session, newest_first=False, **filters)

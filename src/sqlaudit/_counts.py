@@ -34,12 +34,14 @@ def count_by(trail: Table, criterion: ColumnElement[bool], group: ChangeGroup, o
     }[group]
     # Grouped by name: the database can't know that two expressions with parameters are one.
     label = by.label("counted")
-    return select(label, func.count()).select_from(trail).where(criterion).group_by(label).order_by(label)
+    columns: list[ColumnElement[Any]] = [label, func.count()]
+    return select(*columns).select_from(trail).where(criterion).group_by(label).order_by(label)
 
 
 def period_of(trail: Table, criterion: ColumnElement[bool]) -> Select[Any]:
     """Return the query for the times of the first and the last change."""
-    return select(func.min(trail.c.recorded_at), func.max(trail.c.recorded_at)).where(criterion)
+    ends: list[ColumnElement[Any]] = [func.min(trail.c.recorded_at), func.max(trail.c.recorded_at)]
+    return select(*ends).where(criterion)
 
 
 def group_value(group: ChangeGroup, stored: Any, user_codec: Codec | None) -> Any:

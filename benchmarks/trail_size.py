@@ -65,7 +65,6 @@ FROM generate_series(CAST(:start AS bigint), :stop - 1) AS n
 CANDIDATES = {
     "type and id": "CREATE INDEX candidate ON {table} (resource_type, id)",
     "actor and id": "CREATE INDEX candidate ON {table} (changed_by, id)",
-    "time, BRIN": "CREATE INDEX candidate ON {table} USING brin (recorded_at)",
     "time": "CREATE INDEX candidate ON {table} (recorded_at)",
 }
 

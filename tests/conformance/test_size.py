@@ -2,13 +2,14 @@
 
 import datetime as dt
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, Connection, Engine, event, text
+from sqlalchemy import URL, Connection, Engine, event, inspect, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from databases import postgresql_database
+from databases import postgresql_database, sqlite_database
 from sqlaudit import (
     SQLAuditConfig,
     count_changes,
@@ -61,6 +62,8 @@ def _large(postgresql_server: URL) -> Iterator[Engine]:
         create_audit_tables_sync(engine)
         with engine.begin() as connection:
             connection.execute(text(FILL))
+            # What autovacuum does by and by.
+            connection.execute(text("SELECT brin_summarize_new_values('sqlaudit_change_time')"))
             connection.execute(text("ANALYZE sqlaudit_change"))
         yield engine
         engine.dispose()
@@ -203,11 +206,35 @@ def test_the_newest_changes_of_a_model_need_no_index_of_their_own(session: Sessi
     assert often.rows_read <= 5 * 200 + 1
 
 
+def test_a_period_is_read_by_the_ranges_of_pages_that_it_lies_in(session: Session) -> None:
+    """The changes of a day long ago are found without looking at those of other months."""
+    day = BEGAN + dt.timedelta(days=300), BEGAN + dt.timedelta(days=301)
+
+    plan = plan_of(session, lambda: count_changes(session=session, date_range=day))
+
+    assert plan.answer == 34
+    assert plan.indexes == {"time"}
+    assert plan.rows_read < SIZE / 2
+
+
 def test_the_indexes_are_those_that_pay(session: Session) -> None:
-    """Each change is in the primary key and in three indexes, not more: each is used by a question above."""
+    """A change is in the primary key and in three indexes, its page's range in a fourth: a question above uses each."""
     names = session.connection().execute(
         text("SELECT indexname FROM pg_indexes WHERE tablename = :name AND schemaname = current_schema()"),
         {"name": get_config().trail.name},
     )
 
-    assert {name.removeprefix("sqlaudit_change_") for (name,) in names} == {"pkey", "resource", "actor", "transaction"}
+    found = {name.removeprefix("sqlaudit_change_") for (name,) in names}
+    assert found == {"pkey", "resource", "actor", "transaction", "time"}
+
+
+def test_sqlite_has_no_index_that_it_cannot_make_cheaply(tmp_path: Path) -> None:
+    """An index of times, which costs as much as any other where pages have no ranges, is PostgreSQL's alone."""
+    with sqlite_database(tmp_path) as database:
+        engine = database.make_engine()
+        create_audit_tables_sync(engine)
+
+        indexes = {index["name"] for index in inspect(engine).get_indexes("sqlaudit_change")}
+        engine.dispose()
+
+    assert indexes == {"sqlaudit_change_resource", "sqlaudit_change_actor", "sqlaudit_change_transaction"}

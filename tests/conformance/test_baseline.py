@@ -286,6 +286,25 @@ async def test_a_baseline_waits_for_whoever_is_writing(engine: AsyncEngine, gard
     )
 
 
+async def test_a_baseline_sees_what_it_has_waited_for(database: Database, engine: AsyncEngine, garden: Maker) -> None:
+    """An engine whose transactions see what there was at their beginning makes no difference."""
+    await plant(engine, [1, 2])
+    level = "REPEATABLE READ" if database.kind == "postgresql" else "SERIALIZABLE"
+    strict = database.make_async_engine(isolation_level=level)
+    async with garden() as other, AsyncSession(strict) as session:
+        (await other.get_one(Plant, 1)).name = "changed"
+        await other.flush()
+
+        baseline = asyncio.ensure_future(create_baseline(Plant, session=session))
+        await asyncio.sleep(0.3)
+        await other.commit()
+        written = await baseline
+
+    await strict.dispose()
+    assert written == 2
+    assert replayed(await stored_trail(engine), "GardenPlant")["1"]["name"] == "changed"
+
+
 async def retried(work: Callable[[], Awaitable[Any]]) -> None:
     """Do *work* again while SQLite's lock is another's, as its applications have to."""
     while True:

@@ -44,7 +44,8 @@ from sqlaudit.exceptions import RetrievalError, UnknownFieldError, UntrackedErro
 
 NEW_YEAR = dt.datetime.fromisoformat("2026-01-01")
 KYIV = ZoneInfo("Europe/Kyiv")
-LABELS = {Order: "ShopOrder", Item: "ShopItem", Tag: "ShopTag", Customer: "ShopCustomer"}
+NOON = dt.datetime(2026, 1, 1, 9, tzinfo=dt.UTC)
+KYIV_NOON = dt.datetime(2026, 1, 1, 12, tzinfo=KYIV)
 KEYS = {"status": "state"}
 """Column keys of the attributes that are called otherwise."""
 
@@ -631,6 +632,8 @@ def test_what_cannot_be_included_is_refused(session: Session) -> None:
         ({"transaction_id": "no uuid"}, "expected a UUID"),
         ({"transaction_id": 5}, "expected a UUID"),
         ({"date_range": "2026"}, "expected a pair of datetimes"),
+        ({"date_range": ("2026", None)}, "date_range holds a str"),
+        ({"date_range": (KYIV_NOON, NOON)}, "date_range ends .* before it starts"),
         ({"id_range": 5}, "expected a pair of change ids"),
         ({"id_range": (5, 4)}, "ends .4. before it starts .5."),
         ({"id_range": ("a", None)}, "id_range is 'a'"),
@@ -667,8 +670,12 @@ def test_values_that_make_no_sense_are_refused(session: Session) -> None:
         get_changes(shop.Memo, session=session)
     with pytest.raises(RetrievalError, match="group is 'week'; expected one of 'day', 'actor', 'model', 'operation'"):
         count_changes_by("week", session=session)  # type: ignore[call-overload]
-    with pytest.raises(RetrievalError, match="batch_size is 0"):
-        stream_changes(session=session, batch_size=0)
+    sizes: list[Any] = [0, None]
+    for size in sizes:
+        with pytest.raises(RetrievalError, match=f"batch_size is {size}"):
+            stream_changes(session=session, batch_size=size)
+    with pytest.raises(UnknownFieldError, match="which any tracked model doesn't have"):
+        get_changes(session=session, fields="no such field anywhere")
     with pytest.raises(TypeError, match="resource_id"):
         get_changes(Order, session=session, resource_id=1)  # type: ignore[call-overload]
 

@@ -6,12 +6,23 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import Column, ForeignKey, ForeignKeyConstraint, MetaData, Table
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from databases import Database
 from observing import stored_trail
-from sqlaudit import Change, SQLAuditConfig, count_changes, get_changes, register_hooks, set_config, track, track_table
+from sqlaudit import (
+    Change,
+    SQLAuditConfig,
+    count_changes,
+    get_changes,
+    register_hooks,
+    select_changes,
+    set_config,
+    stream_changes,
+    track,
+    track_table,
+)
 from sqlaudit.exceptions import RetrievalError, UntrackedError
 
 
@@ -330,3 +341,110 @@ async def test_children_of_untracked_tables_are_refused(session: AsyncSession, e
 
     assert shown(changes) == {("QLeft", 1, "insert"), ("q_link", (1, 5), "insert")}
     assert len(await stored_trail(engine)) == 2
+
+
+async def test_relationships_by_other_columns_than_the_key(session: AsyncSession, engine: AsyncEngine) -> None:
+    """A shared key, and a foreign key to a column that changes, are followed by what the trail says of them."""
+
+    class Own(DeclarativeBase):
+        pass
+
+    @track_table(table_label="QCountry")
+    class Country(Own):
+        __tablename__ = "q_country"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        code: Mapped[str] = mapped_column(unique=True)
+        flag: Mapped["Flag | None"] = relationship(uselist=False)
+        towns: Mapped[list["Town"]] = relationship(foreign_keys="Place.country_id")
+
+    @track_table(table_label="QFlag")
+    class Flag(Own):
+        __tablename__ = "q_flag"
+        id: Mapped[int] = mapped_column(ForeignKey("q_country.id"), primary_key=True)
+        colour: Mapped[str]
+
+    class Place(Own):
+        """Its table isn't audited, only that of towns."""
+
+        __tablename__ = "q_place"
+        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "place"}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        kind: Mapped[str]
+        country_id: Mapped[int | None] = mapped_column(ForeignKey("q_country.id"))
+
+    @track_table(["mayor", "country_code"], table_label="QTown")
+    class Town(Place):
+        __tablename__ = "q_town"
+        __mapper_args__ = {"polymorphic_identity": "town"}
+        id: Mapped[int] = mapped_column(ForeignKey("q_place.id"), primary_key=True)
+        mayor: Mapped[str]
+        country_code: Mapped[str | None] = mapped_column(ForeignKey("q_country.code"))
+        country: Mapped[Country | None] = relationship(foreign_keys=country_code)
+
+    async with engine.begin() as connection:
+        await connection.run_sync(Own.metadata.create_all)
+    country = Country(id=1, code="UA", flag=Flag(colour="blue and yellow"))
+    session.add_all([country, Country(id=2, code="FR", flag=Flag(colour="tricolore"))])
+    await session.flush()
+    session.add(Town(id=5, mayor="m", country_code="UA"))
+    await session.commit()
+
+    with_flag = await get_changes(Country, session=session, resource_ids=1, include="flag")
+    with_country = await get_changes(Town, session=session, resource_ids=5, include="country")
+
+    assert shown(with_flag) == {("QCountry", 1, "insert"), ("QFlag", 1, "insert")}
+    assert shown(with_country) == {("QTown", 5, "insert"), ("QCountry", 1, "insert")}
+    with pytest.raises(RetrievalError, match=r"'towns', which is related by columns of q_place: audit that table"):
+        await get_changes(Country, session=session, resource_ids=1, include="towns")
+
+
+async def test_a_secondary_that_is_no_table_is_refused(session: AsyncSession) -> None:
+    """A relationship through a join has no rows of its own to be followed."""
+
+    class Own(DeclarativeBase):
+        pass
+
+    @track_table(table_label="QUncle")
+    class Uncle(Own):
+        __tablename__ = "q_uncle"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        nieces: Mapped[list["Niece"]] = relationship(
+            secondary=lambda: sa.join(Parent.__table__, Middle.__table__),
+            primaryjoin="Uncle.id == Parent.uncle_id",
+            secondaryjoin="Niece.middle_id == Middle.id",
+            viewonly=True,
+        )
+
+    class Parent(Own):
+        __tablename__ = "q_parent"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        uncle_id: Mapped[int] = mapped_column(ForeignKey("q_uncle.id"))
+
+    class Middle(Own):
+        __tablename__ = "q_middle"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        parent_id: Mapped[int] = mapped_column(ForeignKey("q_parent.id"))
+
+    @track_table(table_label="QNiece")
+    class Niece(Own):
+        __tablename__ = "q_niece"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        middle_id: Mapped[int] = mapped_column(ForeignKey("q_middle.id"))
+
+    with pytest.raises(RetrievalError, match="no table in between"):
+        await get_changes(Uncle, session=session, resource_ids=1, include="nieces")
+
+
+async def test_without_autoflush_pending_objects_stay_pending(
+    maker: async_sessionmaker[AsyncSession], session: Any
+) -> None:
+    """A session that doesn't autoflush isn't flushed by a question, and scoped sessions are as good as others."""
+    async with maker(autoflush=False) as other:
+        other.add(Value(id=1))
+
+        assert await count_changes(session=other) == 0
+        assert len(other.new) == 1
+    scoped: Any = async_scoped_session(maker, scopefunc=lambda: None)
+    assert [change async for change in stream_changes(session=scoped)] == []
+    assert str(select_changes(session=scoped)).startswith("SELECT")
+    await scoped.remove()

@@ -25,7 +25,7 @@ BEGAN = datetime(2024, 1, 1, tzinfo=UTC)
 MONTHS = 24
 REPEATS = 40
 INSERTED = 20_000
-TURNS = 5
+TURNS = 9
 
 
 class Base(DeclarativeBase):
@@ -170,53 +170,58 @@ def time_of(question: Callable[[], Any]) -> Times:
     return Times(statistics.median(elapsed), min(elapsed))
 
 
+def insert_time(connection: Connection, size: int) -> float:
+    savepoint = connection.begin_nested()
+    began = time.perf_counter()
+    connection.execute(text(FILL), {"size": size, "start": size, "stop": size + INSERTED})
+    elapsed = time.perf_counter() - began
+    savepoint.rollback()
+    return elapsed / INSERTED * 1e6
+
+
+def bytes_of(connection: Connection, index: str, size: int) -> float:
+    return float(connection.scalar(text(f"SELECT pg_relation_size('{SCHEMA}.{index}')")) or 0) / size
+
+
+def difference(connection: Connection, ddl: Any, size: int) -> float:
+    """Return how much longer an INSERT takes after *ddl*, which is undone: measured by turns."""
+    plain: list[float] = []
+    changed: list[float] = []
+    for turn in range(2 * TURNS):
+        with connection.begin() as transaction:
+            if turn % 2:
+                connection.execute(ddl)
+            (changed if turn % 2 else plain).append(insert_time(connection, size))
+            transaction.rollback()
+    return min(changed) - min(plain)
+
+
 def weigh(engine: Engine, trail: Any, size: int) -> None:
     """Print what each index, and each that could be, costs: bytes per change, and time per change written."""
-
-    def insert_time(connection: Connection) -> float:
-        savepoint = connection.begin_nested()
-        began = time.perf_counter()
-        connection.execute(text(FILL), {"size": size, "start": size, "stop": size + INSERTED})
-        elapsed = time.perf_counter() - began
-        savepoint.rollback()
-        return elapsed / INSERTED * 1e6
-
-    def bytes_of(connection: Connection, index: str) -> float:
-        return float(connection.scalar(text(f"SELECT pg_relation_size('{SCHEMA}.{index}')")) or 0) / size
-
-    def difference(connection: Connection, ddl: Any) -> float:
-        """Return how much longer an INSERT takes after *ddl*, which is undone: measured by turns."""
-        plain, changed = [], []
-        for _ in range(TURNS):
-            with connection.begin() as transaction:
-                plain.append(insert_time(connection))
-                connection.execute(ddl)
-                changed.append(insert_time(connection))
-                transaction.rollback()
-        return min(changed) - min(plain)
-
     indexes = sorted(trail.indexes, key=lambda each: str(each.name))
     with engine.connect() as connection:
         with connection.begin():
-            weights = {name: bytes_of(connection, name) for name in (f"{trail.name}_pkey", *(i.name for i in indexes))}
+            weights = {
+                name: bytes_of(connection, name, size) for name in (f"{trail.name}_pkey", *(i.name for i in indexes))
+            }
         # First what is asked, then what is written: that leaves dead rows behind.
         candidates = {}
         for name, ddl in CANDIDATES.items():
             with connection.begin() as transaction:
                 connection.execute(text(ddl.format(table=trail.fullname)))
-                candidates[name] = bytes_of(connection, "candidate"), ask(connection, trail, size, told=False)
+                candidates[name] = bytes_of(connection, "candidate", size), ask(connection, trail, size, told=False)
                 transaction.rollback()
         with connection.begin() as transaction:
-            total = min(insert_time(connection) for _ in range(TURNS))
+            total = min(insert_time(connection, size) for _ in range(TURNS))
             transaction.rollback()
         print(f"  a change is written in {total:.1f} µs, by a statement of many")
         print(f"  the primary key {weights[f'{trail.name}_pkey']:36.0f} bytes")
         for index in indexes:
-            cost = -difference(connection, DropIndex(index))
+            cost = -difference(connection, DropIndex(index), size)
             print(f"  {index.name:45}{weights[index.name]:6.0f} bytes {cost:6.1f} µs")
         for name, (weight, asked) in candidates.items():
             creation = text(CANDIDATES[name].format(table=trail.fullname))
-            cost = difference(connection, creation) if size <= 1_000_000 else float("nan")
+            cost = difference(connection, creation, size) if size <= 1_000_000 else float("nan")
             print(f"  (not there) {name:33}{weight:6.0f} bytes {cost:6.1f} µs")
             for question, (elapsed, plan) in asked.items():
                 if "candidate" in plan:

@@ -1,12 +1,13 @@
 """One implementation of an operation, for both colours of session."""
 
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     asynccontextmanager,
     contextmanager,
+    nullcontext,
 )
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from sqlalchemy.orm import Session, scoped_session
 from sqlaudit.exceptions import ConfigurationError, RetrievalError
 
 Result = TypeVar("Result")
+State = TypeVar("State")
 SessionFactory = Callable[[], Any]
 """A (async) sessionmaker, or anything that gives a (async) session when called, or a generator of one."""
 
@@ -74,17 +76,101 @@ def run_sync(operation: Callable[[Session], Result], session: Session | None, fa
         RetrievalError: the session is asynchronous, or there is neither a session nor a factory.
         ConfigurationError: the factory gives no session.
     """
+    with _opened_sync(session, factory) as own:
+        return operation(own)
+
+
+def _opened_sync(session: Session | None, factory: SessionFactory | None) -> AbstractContextManager[Session]:
+    """Return what gives *session*, or one of *factory*'s and closes it."""
     if session is not None:
         if isinstance(session, (AsyncSession, async_scoped_session)):
             raise RetrievalError("session is an AsyncSession; await the function without _sync in its name.")
-        return operation(_checked(session))
+        return nullcontext(_checked(session))
     opened = _open(factory)
     if isinstance(opened, AbstractAsyncContextManager):
         raise RetrievalError(
             "session_factory makes an AsyncSession; await the function without _sync in its name, or give a Session."
         )
-    with opened as own:
-        return operation(own)
+    return opened
+
+
+def stream(
+    read: Callable[[Session, State | None], tuple[Sequence[Result], State | None]],
+    session: AsyncSession | Session | None,
+    factory: SessionFactory | None,
+) -> Generator[Result, None, None] | AsyncGenerator[Result, None]:
+    """
+    Yield what *read* gives, part by part, until it gives no state to go on from.
+
+    Between two parts nothing is left open in the session but its transaction.
+
+    Raises:
+        RetrievalError: there is neither a session nor a factory.
+        ConfigurationError: the factory gives no session.
+    """
+    if session is None:
+        opened = _open(factory)
+        if isinstance(opened, AbstractAsyncContextManager):
+            return _stream_async(read, opened)
+        return _stream(read, opened)
+    if isinstance(session, async_scoped_session):
+        session = session()
+    if isinstance(session, AsyncSession):
+        return _stream_async(read, nullcontext(session))
+    return _stream(read, nullcontext(_checked(session)))
+
+
+def stream_sync(
+    read: Callable[[Session, State | None], tuple[Sequence[Result], State | None]],
+    session: Session | None,
+    factory: SessionFactory | None,
+) -> Generator[Result, None, None]:
+    """
+    Yield what *read* gives, without an event loop.
+
+    Raises:
+        RetrievalError: the session is asynchronous, or there is neither a session nor a factory.
+        ConfigurationError: the factory gives no session.
+    """
+    return _stream(read, _opened_sync(session, factory))
+
+
+def _stream(
+    read: Callable[[Session, State | None], tuple[Sequence[Result], State | None]],
+    opened: AbstractContextManager[Session],
+) -> Generator[Result, None, None]:
+    with opened as session:
+        part, state = read(session, None)
+        yield from part
+        while state is not None:
+            part, state = read(session, state)
+            yield from part
+
+
+async def _stream_async(
+    read: Callable[[Session, State | None], tuple[Sequence[Result], State | None]],
+    opened: AbstractAsyncContextManager[AsyncSession],
+) -> AsyncGenerator[Result, None]:
+    async with opened as session:
+        part, state = await session.run_sync(read, None)
+        for each in part:
+            yield each
+        while state is not None:
+            part, state = await session.run_sync(read, state)
+            for each in part:
+                yield each
+
+
+def synchronous(session: AsyncSession | Session) -> Session:
+    """
+    Return the synchronous session under *session*, or itself.
+
+    Raises:
+        RetrievalError: it is no session.
+    """
+    if isinstance(session, async_scoped_session):
+        session = session()
+    return session.sync_session if isinstance(session, AsyncSession) else _checked(session)
 
 
 async def _run_in_async(

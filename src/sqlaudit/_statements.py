@@ -1,7 +1,6 @@
 """What is asked of the trail, as a `Select`; and what it answers, as values. No session in here."""
 
 import datetime as dt
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,24 +8,16 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Dialect,
-    FromClause,
     Row,
     Select,
-    String,
     Table,
-    Text,
     and_,
-    cast,
     false,
-    literal,
     or_,
     select,
-    tuple_,
 )
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import Boolean
 
+from sqlaudit._documents import has_key, has_values
 from sqlaudit.codec import Codec, codec_of, decode_value, key_text, key_value
 from sqlaudit.exceptions import RetrievalError
 from sqlaudit.tracking import Link, Tracking, tracking_of
@@ -143,7 +134,7 @@ def of_identities(trail: Table, label: str, key: str, identities: Collection[Any
     rows = trail.alias()
     return trail.c.resource_id.in_(
         select(rows.c.resource_id)
-        .where(rows.c.resource_type == label, _has_values(rows, [key], [[identity] for identity in identities]))
+        .where(rows.c.resource_type == label, has_values(rows, [key], [[identity] for identity in identities]))
         .correlate(None)
     )
 
@@ -172,7 +163,7 @@ def select_field_changes(
     trail: Table,
     questions: Sequence[Question],
     *,
-    user_ids: Collection[str] | None,
+    user_ids: Collection[str | None] | None,
     date_range: DateRange,
     sort_by: SortField,
     sort_direction: SortDirection,
@@ -187,7 +178,7 @@ def select_field_changes(
     wanted = (criterion for question in questions for criterion in _criteria(trail, question))
     query = select(trail).where(or_(false(), *wanted))
     if user_ids is not None:
-        query = query.where(columns.changed_by.in_(sorted(user_ids)))
+        query = query.where(among_users(columns.changed_by, user_ids))
     start, end = date_range
     if start is not None:
         query = query.where(columns.recorded_at >= start)
@@ -197,6 +188,12 @@ def select_field_changes(
     order = [columns.id] if sort_by == "timestamp" else [columns[sort_by], columns.id]
     query = query.order_by(*(column.desc() if sort_direction == "desc" else column.asc() for column in order))
     return query if limit is None else query.limit(limit)
+
+
+def among_users(column: ColumnElement[Any], ids: Collection[str | None]) -> ColumnElement[bool]:
+    """Return the criterion that *column* has one of *ids*, None for nobody."""
+    known = column.in_(sorted(each for each in ids if each is not None))
+    return or_(known, column.is_(None)) if None in ids else known
 
 
 def _criteria(trail: Table, question: Question) -> Iterator[ColumnElement[bool]]:
@@ -210,7 +207,7 @@ def _criteria(trail: Table, question: Question) -> Iterator[ColumnElement[bool]]
             own.append(resource.members)
         sides = (columns.new_values, columns.old_values)
         if question.keys is not None:
-            own.append(or_(*(_HasKey(side, key) for key in sorted(question.keys) for side in sides)))
+            own.append(or_(*(has_key(side, key) for key in sorted(question.keys) for side in sides)))
         elif not resource.codecs.keys() - resource.hidden:
             # A table of which nothing is shown but what another shows: it would be counted by the limit.
             own.append(false())
@@ -219,51 +216,8 @@ def _criteria(trail: Table, question: Question) -> Iterator[ColumnElement[bool]]
         added_or_removed = columns.operation.in_([Operation.INSERT.value, Operation.DELETE.value])
         criterion = and_(columns.resource_type == link.label, added_or_removed)
         if ids is not None:
-            criterion = and_(criterion, _has_values(trail, link.own_keys, ids))
+            criterion = and_(criterion, has_values(trail, link.own_keys, ids))
         yield criterion
-
-
-def _has_values(changes: FromClause, keys: Sequence[str], stored: Sequence[Sequence[Any]]) -> ColumnElement[bool]:
-    """Return the criterion that a row has, or had, one of several stored values under *keys*."""
-    if not stored:
-        return false()
-
-    def in_side(side: Any) -> ColumnElement[bool]:
-        # As text, whatever the size of a number.
-        paths = [cast(side[key].as_string(), Text) for key in keys]
-        texts = [tuple(part if isinstance(part, str) else json.dumps(part) for part in parts) for parts in stored]
-        return paths[0].in_([text for (text,) in texts]) if len(paths) == 1 else tuple_(*paths).in_(texts)
-
-    return or_(in_side(changes.c.new_values), in_side(changes.c.old_values))
-
-
-class _HasKey(FunctionElement[bool]):
-    """Whether a JSON object has a key, be its value null."""
-
-    type = Boolean()
-    inherit_cache = True
-
-    def __init__(self, document: ColumnElement[Any], key: str) -> None:
-        escaped = key.replace("\\", "\\\\").replace('"', '\\"')
-        super().__init__(document, literal(key, String()), literal(f'$."{escaped}"', String()))
-
-
-@compiles(_HasKey, "postgresql")
-def _(element: Any, compiler: Any, **kw: Any) -> str:
-    document, key, _ = element.clauses
-    return f"jsonb_exists({compiler.process(document, **kw)}, {compiler.process(key, **kw)})"
-
-
-@compiles(_HasKey, "sqlite")
-def _(element: Any, compiler: Any, **kw: Any) -> str:
-    document, _, path = element.clauses
-    return f"(json_type({compiler.process(document, **kw)}, {compiler.process(path, **kw)}) IS NOT NULL)"
-
-
-@compiles(_HasKey, "mysql", "mariadb")
-def _(element: Any, compiler: Any, **kw: Any) -> str:
-    document, _, path = element.clauses
-    return f"json_contains_path({compiler.process(document, **kw)}, 'one', {compiler.process(path, **kw)})"
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------

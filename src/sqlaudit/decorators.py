@@ -16,6 +16,7 @@ from sqlaudit.tracking import (
     await_configuration,
     declaration_of,
     declare_class,
+    remember_mapper,
     resolve_mapper,
     resolve_table,
     tracked_tables,
@@ -141,6 +142,7 @@ def _on_mapper_configured(mapper: Mapper[Any], cls: type) -> None:
     for table, _ in tracked_tables(mapper):
         create_trail_with(table.metadata)
         watch(mapper)
+        remember_mapper(mapper)
         _with_other_mappers.add(mapper)
 
 
@@ -151,6 +153,7 @@ def _on_all_configured() -> None:
         for mapper in registry.mappers:
             if any(tracked_tables(mapper)):
                 watch(mapper)
+                remember_mapper(mapper)
     _with_other_mappers.clear()
 
 

@@ -19,6 +19,7 @@ _TABLE_KEY: Final = "sqlaudit"
 _CLASS_ATTRIBUTE: Final = "__sqlaudit_declaration__"
 
 _tracked: WeakSet[Table] = WeakSet()
+_mapped: WeakSet[Mapper[Any]] = WeakSet()
 _unresolved: WeakSet[Mapper[Any]] = WeakSet()
 
 MAX_LABEL_LENGTH: Final = 100
@@ -138,6 +139,16 @@ def label_of(table: Table | None) -> str:
 def all_tracked() -> Collection[Table]:
     """Return every audited table there is: text that is sent names tables, and says nothing of their `MetaData`."""
     return _tracked
+
+
+def remember_mapper(mapper: Mapper[Any]) -> None:
+    """Remember that *mapper*'s rows are in audited tables, which know nothing of their mappers."""
+    _mapped.add(mapper)
+
+
+def all_mapped() -> Collection[Mapper[Any]]:
+    """Return every mapper there is whose rows are in audited tables."""
+    return _mapped
 
 
 def tracked_tables(mapper: Mapper[Any]) -> Iterator[tuple[Table, Tracking]]:

@@ -8,33 +8,46 @@ get: one that isn't needed any more is an error itself.
 
 import datetime as dt
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator, Iterator, Mapping
 from typing import Any, assert_type
 
-from sqlalchemy import Connection, Engine, MetaData, Table
+from sqlalchemy import Connection, Engine, MetaData, Select, Table
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from sqlaudit import (
     MASKED,
     AuditContext,
+    Change,
     FieldChange,
+    OldNew,
     Operation,
     SQLAuditConfig,
     Subscription,
     audit_context,
     audit_metadata,
     bind_audit_context,
+    count_changes,
+    count_changes_by,
+    count_changes_by_sync,
+    count_changes_sync,
     create_audit_tables,
     create_audit_tables_sync,
+    create_baseline,
+    create_baseline_sync,
     get_audit_context,
+    get_changes,
+    get_changes_sync,
     get_config,
     get_resource_changes,
     get_resource_changes_sync,
     has_config,
     register_hooks,
+    select_changes,
     set_audit_context,
     set_config,
+    stream_changes,
+    stream_changes_sync,
     track,
     track_table,
 )
@@ -142,6 +155,82 @@ def misspelt_questions_are_rejected(session: Session, async_session: AsyncSessio
     get_resource_changes("Customer", session=session)  # type: ignore[call-overload]
     get_resource_changes_sync(Customer, session=async_session)  # type: ignore[arg-type]
     get_resource_changes_sync(Customer, filter_resource_id=1)  # type: ignore[call-arg]
+
+
+async def questions_to_the_whole_trail_are_awaited(session: AsyncSession) -> None:
+    """With an AsyncSession, or without one, what gives a value is awaitable, and a stream an async generator."""
+    assert_type(await get_changes(session=session), list[Change])
+    assert_type(await get_changes([Customer], session=session, limit=5), list[Change])
+    assert_type(await get_changes(Customer), list[Change])
+    assert_type(stream_changes(Customer, session=session), AsyncGenerator[Change, None])
+    assert_type(await count_changes(Customer, session=session), int)
+    assert_type(await count_changes_by("day", session=session), dict[Any, int])
+    assert_type(await create_baseline(Customer, session=session), int)
+    assert_type(await create_baseline(Customer), int)
+    assert_type(select_changes(session=session), Select[Any])
+
+
+def questions_with_a_session_are_answered(session: Session, table: Table) -> None:
+    """With a Session, and by the synchronous twins, values are values, and a stream is a generator."""
+    assert_type(get_changes(session=session), list[Change])
+    assert_type(get_changes_sync([Customer, table]), list[Change])
+    assert_type(stream_changes(Customer, session=session), Generator[Change, None, None])
+    assert_type(stream_changes_sync(Customer), Generator[Change, None, None])
+    assert_type(count_changes(Customer, session=session), int)
+    assert_type(count_changes_sync(), int)
+    assert_type(count_changes_by("actor", Customer, session=session), dict[Any, int])
+    assert_type(count_changes_by_sync("model"), dict[Any, int])
+    assert_type(create_baseline(Customer, session=session), int)
+    assert_type(create_baseline_sync(Customer, progress=print), int)
+    assert_type(select_changes(Customer, session=session), Select[Any])
+
+
+def every_filter_of_whole_changes_is_accepted(session: Session, moment: dt.datetime, some: uuid.UUID) -> None:
+    """What each filter takes: one value or several."""
+    get_changes(
+        Customer,
+        session=session,
+        resource_ids=[1, 2],
+        include=["orders"],
+        fields="name",
+        old={"name": "a"},
+        new={"name": None},
+        operations=Operation.UPDATE,
+        user_ids=[1, None],
+        impersonators=7,
+        reason="why",
+        context={"request_id": "r"},
+        transaction_id=some,
+        date_range=(moment, None),
+        id_range=(None, 5),
+        limit=5,
+        after=1,
+        before=2,
+        newest_first=False,
+        config=SQLAuditConfig(),
+    )
+    get_changes_sync(operations=["insert", Operation.DELETE], fields={"a", "b"}, transaction_id=[some, str(some)])
+
+
+def misspelt_filters_are_rejected(session: Session, async_session: AsyncSession) -> None:
+    """Keywords, groups and sessions that there aren't are errors."""
+    get_changes(Customer, session=session, field="name")  # type: ignore[call-overload]
+    get_changes(Customer, session=session, old=["name"])  # type: ignore[call-overload]
+    get_changes_sync(Customer, session=async_session)  # type: ignore[arg-type]
+    count_changes_by("week", session=session)  # type: ignore[call-overload]
+    stream_changes(Customer, session=session, before=5)  # type: ignore[call-overload]
+    create_baseline(Customer, session=session, batch=5)  # type: ignore[call-overload]
+
+
+def whole_changes_have_types(change: Change) -> None:
+    """What a change consists of; it can't be changed."""
+    assert_type(change.change_id, int)
+    assert_type(change.transaction_id, uuid.UUID)
+    assert_type(change.timestamp, dt.datetime)
+    assert_type(change.operation, Operation)
+    assert_type(change.fields, Mapping[str, OldNew])
+    assert_type(change.context, Mapping[str, Any])
+    change.reason = "another"  # type: ignore[misc]
 
 
 def found_changes_have_types(change: FieldChange) -> None:

@@ -83,9 +83,9 @@ class AuditedTable:
         another key; for an update those that may have changed, and the resource key.
         """
         if operation is Operation.UPDATE:
-            after = self._resource_id(new)
+            after = self.resource_id(new)
             is_same_key = all(old[key] == new[key] for key in self.tracking.resource_key)
-            if not is_same_key and (before := self._resource_id(old)) != after:
+            if not is_same_key and (before := self.resource_id(old)) != after:
                 yield self._change(Operation.DELETE, before, old, None, old)
                 yield self._change(Operation.INSERT, after, None, new, new)
                 return
@@ -99,9 +99,9 @@ class AuditedTable:
                     operation, after, {key: old[key] for key in changed}, {key: new[key] for key in changed}, new
                 )
         elif operation is Operation.DELETE:
-            yield self._change(operation, self._resource_id(old), old, None, old)
+            yield self._change(operation, self.resource_id(old), old, None, old)
         else:
-            yield self._change(operation, self._resource_id(new), None, new, new)
+            yield self._change(operation, self.resource_id(new), None, new, new)
 
     def _change(
         self, operation: Operation, resource_id: str, old: Image | None, new: Image | None, row: Image
@@ -120,7 +120,8 @@ class AuditedTable:
         masked = self.tracking.masked
         return {key: MASK if key in masked else image[key] for key in self.tracking.recorded if key in image}
 
-    def _resource_id(self, image: Image) -> str:
+    def resource_id(self, image: Image) -> str:
+        """Return the canonical text of the key that names a row in the trail."""
         parts = [self.codecs[key].as_key(image[key]) for key in self.tracking.resource_key]
         # SQLite lets a primary key be NULL, in part or all of it.
         if None in parts and self.tracking.resource_key != self.primary_key:

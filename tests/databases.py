@@ -132,7 +132,8 @@ def mariadb_database(server: URL) -> Iterator[Database]:
 @compiles(String, "mysql", "mariadb")
 def _(type_: Any, compiler: Any, **kw: Any) -> str:
     """Let the tests' models say ``Mapped[str]``: MariaDB has no text of any length that could be a key."""
-    return compiler.visit_VARCHAR(type_ if type_.length else String(255, type_.collation), **kw)
+    with_length = type_ if type_.length else String(255, type_.collation)
+    return str(compiler.visit_VARCHAR(with_length, **kw))
 
 
 def _text_of(url: URL) -> str:

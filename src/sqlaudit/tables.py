@@ -68,11 +68,12 @@ class _ExactText(mysql.VARCHAR):
 def _(type_: Any, compiler: Any, **_: Any) -> str:
     # Which collation there is depends on the server, not on the name of the dialect.
     collation = "utf8mb4_nopad_bin" if compiler.dialect.is_mariadb else "utf8mb4_0900_bin"
-    return f"VARCHAR({type_.length}) CHARACTER SET utf8mb4 COLLATE {collation}"
+    kind = "TEXT" if type_.length is None else f"VARCHAR({type_.length})"
+    return f"{kind} CHARACTER SET utf8mb4 COLLATE {collation}"
 
 
-def _text(length: int | None, *, mysql_length: int) -> Text | String:
-    # MariaDB and MySQL index text only with a length, at most 3,072 bytes of it in one index.
+def _text(length: int | None, *, mysql_length: int | None) -> Text | String:
+    # MariaDB and MySQL index text only with a length, at most 3,072 bytes of it in one index; and compare without case.
     plain = Text() if length is None else String(length)
     return plain.with_variant(_ExactText(mysql_length), "mysql", "mariadb")
 
@@ -117,7 +118,7 @@ def trail_table(name: str = "sqlaudit_change", *, schema: str | None = None, met
         ),
         Column("changed_by", _text(255, mysql_length=255), comment="who; NULL if nobody knows"),
         Column("impersonated_by", _text(255, mysql_length=255), comment="who acted as changed_by"),
-        Column("reason", Text, comment="why"),
+        Column("reason", _text(None, mysql_length=None), comment="why"),
         Column("context", _json(), comment="extra facts"),
         Column("old_values", _json(), comment="by column key; NULL for an insert"),
         Column("new_values", _json(), comment="by column key; NULL for a delete"),

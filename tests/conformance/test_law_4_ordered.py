@@ -68,7 +68,7 @@ async def fill(maker: Maker, count: int) -> None:
 
 
 async def until_blocked(engine: AsyncEngine, task: asyncio.Task[None]) -> None:
-    """Return when *task*'s transaction waits for another one, as the database says; SQLite doesn't: give it a moment."""
+    """Return when *task*'s transaction waits for another one, as the database says; SQLite doesn't."""
     if engine.dialect.name == "sqlite":
         await asyncio.sleep(0.2)
         assert not task.done()

@@ -268,7 +268,7 @@ def _members(model: Any, source: _Source, dialect: Dialect, trail: Table) -> Col
         return None
     own = tracking_of(mapper.local_table)
     if own is not None and mapper.local_table is not source.table and mapper.local_table not in mapper.inherits.tables:
-        return of_subclass(trail, own.label)
+        return of_subclass(trail, own)
     discriminator = mapper.polymorphic_on
     for table, tracking in tracked_tables(mapper):
         for key in tracking.recorded:
@@ -276,7 +276,7 @@ def _members(model: Any, source: _Source, dialect: Dialect, trail: Table) -> Col
                 identities = [each.polymorphic_identity for each in mapper.self_and_descendants]
                 codec = codec_of(table.columns[key].type, dialect)
                 return of_identities(
-                    trail, tracking.label, key, [codec.dump(each) for each in identities if each is not None]
+                    trail, tracking, key, [codec.dump(each) for each in identities if each is not None]
                 )
     raise RetrievalError(
         f"The trail can't tell the rows of {mapper.class_.__name__} from those of its base class, because their "

@@ -54,7 +54,7 @@ def run(
         ConfigurationError: the factory gives no session.
     """
     if session is None:
-        opened = _open(factory)
+        opened = opened_by(factory)
         if isinstance(opened, AbstractAsyncContextManager):
             return _run_in_async(operation, opened)
         with opened as own:
@@ -63,7 +63,7 @@ def run(
         session = session()
     if isinstance(session, AsyncSession):
         return session.run_sync(operation)
-    return operation(_checked(session))
+    return operation(checked(session))
 
 
 def run_sync(operation: Callable[[Session], Result], session: Session | None, factory: SessionFactory | None) -> Result:
@@ -77,8 +77,8 @@ def run_sync(operation: Callable[[Session], Result], session: Session | None, fa
     if session is not None:
         if isinstance(session, (AsyncSession, async_scoped_session)):
             raise RetrievalError("session is an AsyncSession; await the function without _sync in its name.")
-        return operation(_checked(session))
-    opened = _open(factory)
+        return operation(checked(session))
+    opened = opened_by(factory)
     if isinstance(opened, AbstractAsyncContextManager):
         raise RetrievalError(
             "session_factory makes an AsyncSession; await the function without _sync in its name, or give a Session."
@@ -94,7 +94,7 @@ async def _run_in_async(
         return await session.run_sync(operation)
 
 
-def _open(
+def opened_by(
     factory: SessionFactory | None,
 ) -> AbstractContextManager[Session] | AbstractAsyncContextManager[AsyncSession]:
     """Return what opens a session of *factory*'s and closes it."""
@@ -134,7 +134,7 @@ async def _managed_async(made: AbstractAsyncContextManager[Any]) -> AsyncIterato
         yield session
 
 
-def _checked(session: object) -> Session:
+def checked(session: object) -> Session:
     if isinstance(session, scoped_session):
         session = session()
     if not isinstance(session, Session):

@@ -1,11 +1,11 @@
 """Stored changes folded into a state, and two states compared. No session in here."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, final
 
-from sqlaudit.codec import Codec, JSONValue
+from sqlaudit.codec import JSONValue
 from sqlaudit.types import Operation
 
 __all__ = ["MISSING", "FieldDiff", "Folded", "Missing", "StoredChange", "folded", "paths_between", "unwound"]
@@ -146,26 +146,8 @@ def paths_between(old: Any, new: Any, path: Path = ()) -> Iterator[tuple[Path, F
             yield from paths_between(old.get(key, MISSING), new.get(key, MISSING), (*path, key))
     elif isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
         for index in range(max(len(old), len(new))):
-            sides = (side[index] if index < len(side) else MISSING for side in (old, new))
-            yield from paths_between(*sides, (*path, index))
+            before, after = (side[index] if index < len(side) else MISSING for side in (old, new))
+            yield from paths_between(before, after, (*path, index))
     elif isinstance(old, bool) is not isinstance(new, bool) or old != new:
         # For Python, true is 1.
         yield path, FieldDiff(old, new)
-
-
-def states_differ(codec: Codec | None, old: JSONValue, new: JSONValue) -> bool:
-    """Return whether two stored values, of which either may be `MISSING`, are two."""
-    if old is MISSING or new is MISSING:
-        return old is not new
-    if codec is None:
-        return bool(old != new)
-    try:
-        return not codec.same(old, new)
-    except (LookupError, TypeError, ValueError, ArithmeticError):
-        # One was stored when the column was of another type.
-        return True
-
-
-def keys_of(*states: Mapping[str, Any] | None) -> Sequence[str]:
-    """Return the keys of several states, each once, in their order."""
-    return list(dict.fromkeys(key for state in states for key in state or ()))

@@ -159,7 +159,7 @@ def of_identities(trail: Table, tracking: Tracking, key: str, identities: Collec
     keys = [key, *(old for old, present in tracking.renamed.items() if present == key)]
     return trail.c.resource_id.in_(
         select(rows.c.resource_id)
-        .where(rows.c.resource_type.in_(tracking.labels), or_(*(_has_values(rows, [each], stored) for each in keys)))
+        .where(rows.c.resource_type.in_(tracking.labels), or_(*(has_values(rows, [each], stored) for each in keys)))
         .correlate(None)
     )
 
@@ -229,7 +229,7 @@ def _criteria(trail: Table, question: Question) -> Iterator[ColumnElement[bool]]
     columns, resource = trail.c, question.resource
     ids = None if question.ids is None else [resource.key_parts(each) for each in question.ids]
     if question.keys is None or question.keys:
-        own = [columns.resource_type.in_(resource.labels)]
+        own: list[ColumnElement[bool]] = [columns.resource_type.in_(resource.labels)]
         if ids is not None:
             own.append(columns.resource_id.in_(sorted({key_text(parts) for parts in ids})))
         if resource.members is not None:
@@ -246,11 +246,11 @@ def _criteria(trail: Table, question: Question) -> Iterator[ColumnElement[bool]]
         added_or_removed = columns.operation.in_([Operation.INSERT.value, Operation.DELETE.value])
         criterion = and_(columns.resource_type.in_(link.labels), added_or_removed)
         if ids is not None:
-            criterion = and_(criterion, _has_values(trail, link.own_keys, ids))
+            criterion = and_(criterion, has_values(trail, link.own_keys, ids))
         yield criterion
 
 
-def _has_values(changes: FromClause, keys: Sequence[str], stored: Sequence[Sequence[Any]]) -> ColumnElement[bool]:
+def has_values(changes: FromClause, keys: Sequence[str], stored: Sequence[Sequence[Any]]) -> ColumnElement[bool]:
     """Return the criterion that a row has, or had, one of several stored values under *keys*."""
     if not stored:
         return false()

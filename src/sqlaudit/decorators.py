@@ -17,6 +17,7 @@ from sqlaudit.tracking import (
     await_configuration,
     declaration_of,
     declare_class,
+    note_mapper,
     resolve_mapper,
     resolve_table,
     tracked_tables,
@@ -158,6 +159,7 @@ def _on_mapper_configured(mapper: Mapper[Any], cls: type) -> None:
     for table, _ in tracked_tables(mapper):
         create_trail_with(table.metadata)
         watch(mapper)
+        note_mapper(mapper)
         _with_other_mappers.add(mapper)
 
 
@@ -168,6 +170,7 @@ def _on_all_configured() -> None:
         for mapper in registry.mappers:
             if any(tracked_tables(mapper)):
                 watch(mapper)
+                note_mapper(mapper)
     _with_other_mappers.clear()
 
 

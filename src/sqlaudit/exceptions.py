@@ -181,8 +181,8 @@ class UnknownStateError(RetrievalError):
         self.resource_type = resource_type
         self.resource_id = resource_id
         super().__init__(
-            f"What {resource_type} {resource_id} was at that moment can't be known: the trail has neither its insert nor "
-            f"a baseline from before; ask for a moment after its first insert or baseline, and give the rows that "
+            f"What {resource_type} {resource_id} was at that moment can't be known: the trail has neither its insert "
+            f"nor a baseline from before; ask for a moment after its first insert or baseline, and give the rows that "
             f"existed before auditing began a baseline."
         )
 
@@ -194,8 +194,8 @@ class NotRecordedError(RetrievalError, AttributeError):
         self.owner = owner
         self.attribute = attribute
         super().__init__(
-            f"{owner}.{attribute} isn't known as of then: it wasn't recorded, or is a relationship; read a relationship "
-            f"with get_resource_snapshot(..., include=[{attribute!r}])."
+            f"{owner}.{attribute} isn't known as of then: it wasn't recorded, or is a relationship; read a "
+            f"relationship with get_resource_snapshot(..., include=[{attribute!r}])."
         )
 
 

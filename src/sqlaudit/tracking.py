@@ -16,6 +16,7 @@ from sqlaudit.exceptions import TrackingError, UnknownFieldError, UnsupportedTyp
 __all__ = ["Declaration", "Tracking", "declaration_of", "tracked_tables", "tracking_of"]
 
 _TABLE_KEY: Final = "sqlaudit"
+_MAPPERS_KEY: Final = "sqlaudit.mappers"
 _CLASS_ATTRIBUTE: Final = "__sqlaudit_declaration__"
 
 _tracked: WeakSet[Table] = WeakSet()
@@ -163,6 +164,18 @@ def tracked_tables(mapper: Mapper[Any]) -> Iterator[tuple[Table, Tracking]]:
     for table in written_tables(mapper):
         if (tracking := tracking_of(table)) is not None:
             yield table, tracking
+
+
+def note_mapper(mapper: Mapper[Any]) -> None:
+    """Remember with its tables that objects of *mapper* have rows in them."""
+    for table in written_tables(mapper):
+        table.info.setdefault(_MAPPERS_KEY, WeakSet()).add(mapper)
+
+
+def mappers_of(table: Table) -> Collection[Mapper[Any]]:
+    """Return the mappers whose objects have rows in a tracked table; none for a secondary table."""
+    mappers: Collection[Mapper[Any]] = table.info.get(_MAPPERS_KEY, ())
+    return mappers
 
 
 def written_tables(mapper: Mapper[Any]) -> list[Table]:
@@ -476,8 +489,8 @@ def _refuse_taken_label(table: Table, tracking: Tracking) -> None:
         if shared := {*its.labels} & {*tracking.labels}:
             raise TrackingError(
                 f"The tables {other.fullname} and {table.fullname} both have, or had, the label "
-                f"{', '.join(map(repr, sorted(shared)))}; changes under it can be of one of them alone: leave it out of "
-                f"the former_labels of the other."
+                f"{', '.join(map(repr, sorted(shared)))}; its changes can be of one of them alone: leave it out of the "
+                f"former_labels of the other."
             )
 
 

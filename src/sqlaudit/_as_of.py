@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state, set_committed_value
+from sqlalchemy.orm.base import LoaderCallableStatus, PassiveFlag
 from sqlalchemy.orm.state import InstanceState
 
 from sqlaudit._snapshots import Past
@@ -46,7 +47,10 @@ def as_instance(past: Past) -> Any:
 
 
 def _not_recorded(owner: str, name: str) -> Any:
-    def refuse(state: object, passive: object) -> Any:
+    def refuse(state: object, passive: PassiveFlag) -> Any:
+        if not passive & PassiveFlag.SQL_OK:
+            # It isn't read: what is there already is asked for, and nothing is.
+            return LoaderCallableStatus.PASSIVE_NO_RESULT
         raise NotRecordedError(owner, name)
 
     return refuse

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ColumnElement, MetaData, Row, Table, inspect, select
+from sqlalchemy import ColumnElement, ForeignKeyConstraint, MetaData, Row, Table, func, inspect, select
 from sqlalchemy.orm import Mapper, Session
 
 from sqlaudit._replay import Folded, StoredChange, unwound
@@ -105,6 +105,7 @@ def undo(
     steps = _steps(session, rows, config, metadata)
     if not force:
         conflicts = [conflict for step in steps for conflict in _conflicts(session, step, transaction_id)]
+        conflicts += _dependents(session, steps)
         if conflicts:
             raise UndoConflictError(transaction_id, conflicts)
     with default_reason(session, f"undid transaction {transaction_id}"):
@@ -208,6 +209,60 @@ def _conflicts(session: Session, step: _Step, transaction_id: uuid.UUID) -> Iter
                 yield Conflict(label, key, (), later.id)
             elif both := touched & later.new.keys():
                 yield Conflict(label, key, named(both), later.id)
+
+
+def _dependents(session: Session, steps: Sequence[_Step]) -> Iterator[Conflict]:
+    """Yield the rows of others that refer to one that has to go: they would go with it, or hold it."""
+    own = {(target.part.table, step.text) for step in steps for target in step.targets}
+    for step in steps:
+        for target in step.targets:
+            if not target.was_inserted:
+                continue
+            inserted = target.changes[-1].new
+            for constraint in _referring(target.part.table):
+                keys = [element.column.key for element in constraint.elements]
+                stored = [StoredField(target.part, key, inserted.get(key)) for key in keys]
+                if any(each.codec is None or each.stored is None for each in stored):
+                    continue
+                values = [each.value for each in stored]
+                for conflict in _rows_with(session, step.subject.config, constraint, values):
+                    if (constraint.table, conflict[0]) not in own:
+                        yield conflict[1]
+
+
+def _referring(table: Table) -> Iterator[ForeignKeyConstraint]:
+    """Yield the foreign keys of other tracked tables, and of itself, that refer to *table*."""
+    for other in table.metadata.tables.values():
+        if tracking_of(other) is None or mappers_share_rows(other, table):
+            continue
+        for constraint in other.foreign_key_constraints:
+            if constraint.referred_table is table:
+                yield constraint
+
+
+def mappers_share_rows(one: Table, other: Table) -> bool:
+    """Return whether two tables are of one object: joined inheritance."""
+    return one is not other and bool({*mappers_of(one)} & {*mappers_of(other)})
+
+
+def _rows_with(
+    session: Session, config: SQLAuditConfig, constraint: ForeignKeyConstraint, values: Sequence[Any]
+) -> Iterator[tuple[str, Conflict]]:
+    table: Any = constraint.table
+    subject = subject_of(table, session, config)
+    part, trail = subject.base, subject.trail
+    query = select(*(table.columns[key] for key in part.tracking.resource_key)).where(
+        *(column == value for column, value in zip(constraint.columns, values, strict=True))
+    )
+    for row in session.execute(query, bind_arguments=dict(subject.bind_arguments)).all():
+        key = tuple(row) if len(row) > 1 else row[0]
+        text = part.text_of(key)
+        last = select(func.max(trail.c.id)).where(
+            trail.c.resource_type.in_(part.resource.labels), trail.c.resource_id == text
+        )
+        change_id = session.execute(last, bind_arguments=dict(subject.bind_arguments)).scalar()
+        fields = tuple(column.key for column in constraint.columns)
+        yield text, Conflict(part.tracking.label, key, fields, change_id)
 
 
 # --- putting back ----------------------------------------------------------------------------------------------------

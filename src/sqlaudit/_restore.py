@@ -11,7 +11,8 @@ from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.attributes import flag_modified
 from sqlalchemy.types import JSON
 
-from sqlaudit._snapshots import Moment, Past, StoredField, Subject, names_of, read_past
+from sqlaudit._snapshots import Past, StoredField, read_past
+from sqlaudit._subjects import Moment, Subject, names_of
 from sqlaudit.capture.rows import audited_table, read_images
 from sqlaudit.codec import JSON_NULL
 from sqlaudit.context import NOBODY, AuditContextManager, context_of

@@ -1,32 +1,23 @@
 """What a row was at a moment: its tables' changes, read from where they must be and put together."""
 
-import datetime as dt
-import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, FromClause, Row, Select, Table, func, inspect, literal, or_, select, true
-from sqlalchemy.orm import Mapper, RelationshipProperty, Session
+from sqlalchemy import ColumnElement, Executable, FromClause, Row, Table, func, literal, select
+from sqlalchemy.orm import Mapper, Session
 
 from sqlaudit._replay import COMPLETE, Folded, StoredChange, folded, unwound
-from sqlaudit._statements import Resource, has_values, present_values, resource_of
-from sqlaudit.codec import Codec, JSONValue, decode_value, key_text, key_value
-from sqlaudit.config import SQLAuditConfig
-from sqlaudit.exceptions import RetrievalError, UnknownFieldError, UnknownStateError, UntrackedError
-from sqlaudit.tracking import Tracking, tracked_tables, tracking_of
+from sqlaudit._statements import present_values
+from sqlaudit._subjects import At, Moment, Part, Subject, check_names, names_of
+from sqlaudit.codec import Codec, JSONValue, decode_value
+from sqlaudit.exceptions import RetrievalError, UnknownStateError
+from sqlaudit.tracking import tracked_tables
 from sqlaudit.types import MASKED, Operation
 
-__all__ = ["At", "Snapshot"]
-
-At: TypeAlias = dt.datetime | int | uuid.UUID | None
-"""
-A moment: a datetime, inclusive, naive ones in the configured zone; the id of a
-change, for the state just after it; the id of a transaction, for the state
-after its last change; None for now.
-"""
+__all__ = ["Past", "Snapshot", "read_page", "read_past", "snapshot_of"]
 
 SNAPSHOTS_PER_PAGE: Final = 200
 
@@ -66,204 +57,6 @@ class Snapshot:
         return self.state is not None
 
 
-# --- of what ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """One of the tracked tables that objects of a model have rows in."""
-
-    table: Table
-    tracking: Tracking
-    resource: Resource
-
-    def text_of(self, resource_id: Any) -> str:
-        """
-        Return the text of a key.
-
-        Raises:
-            RetrievalError: it is no key of the table.
-        """
-        return key_text(self.resource.key_parts(resource_id))
-
-    def key_of(self, text: str) -> Any:
-        """Return the Python value of a key's text."""
-        return key_value(self.resource.key_codecs, text)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Subject:
-    """A model as a session sees it."""
-
-    model: type[Any] | Table
-    mapper: Mapper[Any] | None
-    parts: tuple[Part, ...]
-    """Base tables first, those of subclasses last."""
-    config: SQLAuditConfig
-    bind_arguments: Mapping[str, Any]
-
-    @property
-    def trail(self) -> Table:
-        """The table that holds the trail."""
-        return self.config.trail
-
-    @property
-    def base(self) -> Part:
-        """The part that every object of the model has, and that names the resource."""
-        return self.parts[0]
-
-
-def check_model(model: Any) -> None:
-    """
-    Refuse what isn't tracked.
-
-    Raises:
-        RetrievalError: it is neither a mapped class nor a table.
-        UntrackedError: it isn't tracked.
-    """
-    if isinstance(model, Table):
-        if tracking_of(model) is None:
-            raise UntrackedError(f"The table {model.fullname}", is_table=True)
-        return
-    mapper = inspect(model, raiseerr=False) if isinstance(model, type) else None
-    if not isinstance(mapper, Mapper):
-        raise RetrievalError(f"model is {model!r}; expected a mapped class or a tracked Table.")
-    # Declarations are resolved when the mappers are configured.
-    mapper.registry.configure(cascade=True)
-    if not any(tracked_tables(mapper)):
-        raise UntrackedError(model.__name__)
-
-
-def subject_of(model: type[Any] | Table, session: Session, config: SQLAuditConfig) -> Subject:
-    """
-    Return *model*, with what reading its trail needs.
-
-    Raises:
-        RetrievalError: its tables are identified by different fields.
-    """
-    check_model(model)
-    if isinstance(model, Table):
-        bind_arguments: dict[str, Any] = {"clause": model}
-        tables = {model: {key: key for key in model.columns.keys()}}
-        mapper = None
-    else:
-        mapper = inspect(model)
-        bind_arguments = {"mapper": mapper}
-        tables = {}
-        for each in _sharing_rows(mapper):
-            for table, _ in tracked_tables(each):
-                tables.setdefault(table, {}).update(names_of(each, table))
-    dialect = session.get_bind(**bind_arguments).dialect
-    parts = []
-    for table, names in tables.items():
-        tracking = tracking_of(table)
-        if tracking is not None:
-            parts.append(Part(table, tracking, resource_of(table, tracking, names, dialect)))
-    identified_by = {tuple(part.resource.names.get(key, key) for key in part.tracking.resource_key) for part in parts}
-    if len(parts) > 1 and len(identified_by) > 1:
-        raise RetrievalError(
-            f"The tables of {getattr(model, '__name__', model)} are identified by different fields in the trail, so "
-            f"their changes can't be put together; leave out the resource_id_field of joined inheritance."
-        )
-    return Subject(model, mapper, tuple(parts), config, bind_arguments)
-
-
-def _sharing_rows(mapper: Mapper[Any]) -> Iterator[Mapper[Any]]:
-    """Yield *mapper* and its subclasses, without those that have a table, and keys, of their own."""
-    yield mapper
-    for each in mapper.self_and_descendants:
-        ancestors = list(each.iterate_to_root())
-        if each is not mapper and not any(one.concrete for one in ancestors[: ancestors.index(mapper)]):
-            yield each
-
-
-def names_of(mapper: Mapper[Any], table: Table) -> dict[str, str]:
-    """Return the attributes of a class by the keys of the columns of one of its tables."""
-    attributes = {column: name.key for name in mapper.column_attrs for column in name.columns}
-    return {column.key: attributes[column] for column in table.columns if column in attributes}
-
-
-def tracked_names(subject: Subject) -> set[str]:
-    """Return the tracked attributes of a model and its subclasses."""
-    return {part.resource.names.get(key, key) for part in subject.parts for key in part.tracking.fields}
-
-
-def check_names(subject: Subject, argument: str, names: Collection[str]) -> None:
-    """
-    Refuse names of what isn't tracked.
-
-    Raises:
-        UnknownFieldError: there is no such field.
-    """
-    known = tracked_names(subject)
-    if unknown := set(names) - known:
-        raise UnknownFieldError(f"the trail of {subject.base.tracking.label}", argument, unknown, known)
-
-
-# --- when ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """A moment that the trail can be cut at."""
-
-    at: At
-    change_id: int | None = None
-    time: dt.datetime | None = None
-
-    def includes(self, trail: FromClause) -> ColumnElement[bool]:
-        """Return the criterion that a change had been made."""
-        if self.change_id is not None:
-            return trail.c.id <= self.change_id
-        return true() if self.time is None else trail.c.recorded_at <= self.time
-
-    def excludes(self, trail: FromClause) -> ColumnElement[bool]:
-        """Return the criterion that a change was made later."""
-        return ~self.includes(trail)
-
-
-def checked_at(at: Any, zone: dt.tzinfo, argument: str = "at") -> At:
-    """
-    Return a moment, aware if it is a datetime.
-
-    Raises:
-        RetrievalError: it is none.
-    """
-    if isinstance(at, bool) or not (at is None or isinstance(at, (dt.datetime, int, uuid.UUID))):
-        raise RetrievalError(
-            f"{argument} is a {type(at).__name__}; expected a datetime, the id of a change (int) or of a transaction "
-            f"(UUID), or None for now."
-        )
-    return at.replace(tzinfo=zone) if isinstance(at, dt.datetime) and at.tzinfo is None else at
-
-
-def moment_of(at: At, session: Session, subject: Subject) -> Moment:
-    """
-    Return the moment *at* of the trail.
-
-    Raises:
-        RetrievalError: the trail has no such transaction.
-    """
-    if isinstance(at, dt.datetime):
-        return Moment(at, time=at)
-    if isinstance(at, uuid.UUID):
-        trail = subject.trail
-        last = select(func.max(trail.c.id)).where(trail.c.transaction_id == at)
-        change_id = session.execute(last, bind_arguments=dict(subject.bind_arguments)).scalar()
-        if change_id is None:
-            raise RetrievalError("at is the id of a transaction that the trail has no change of.")
-        return Moment(at, change_id)
-    return Moment(at, at)
-
-
-def first_moment(at: At, session: Session, subject: Subject) -> Moment:
-    """Return the moment *at*; now is fixed, so that every page is of the same moment."""
-    if at is not None:
-        return moment_of(at, session, subject)
-    last = select(func.max(subject.trail.c.id))
-    return Moment(None, session.execute(last, bind_arguments=dict(subject.bind_arguments)).scalar() or 0)
-
-
 # --- one table's rows ------------------------------------------------------------------------------------------------
 
 
@@ -271,7 +64,7 @@ def _of(trail: FromClause, part: Part, texts: Sequence[str]) -> list[ColumnEleme
     return [trail.c.resource_type.in_(part.resource.labels), trail.c.resource_id.in_(texts)]
 
 
-def _select_until(trail: Table, part: Part, texts: Sequence[str], moment: Moment) -> Select[Any]:
+def _select_until(trail: Table, part: Part, texts: Sequence[str], moment: Moment) -> Executable:
     """
     Return the query for the changes of some rows up to a moment, oldest first.
 
@@ -299,7 +92,7 @@ def stored_change(part: Part, row: Row[Any]) -> StoredChange:
     return StoredChange(row.id, row.operation, old, new)
 
 
-def _rows(session: Session, subject: Subject, query: Select[Any]) -> Iterable[Row[Any]]:
+def rows_of(session: Session, subject: Subject, query: Executable) -> Iterable[Row[Any]]:
     """Read in bounded memory."""
     return session.execute(
         query,
@@ -318,7 +111,7 @@ def read_part(
     """
     trail = subject.trail
     found: dict[str, Folded] = {}
-    rows = _rows(session, subject, _select_until(trail, part, texts, moment))
+    rows = rows_of(session, subject, _select_until(trail, part, texts, moment))
     for text, group in groupby(rows, key=lambda row: str(row.resource_id)):
         found[text] = folded(stored_change(part, row) for row in group)
     later = [text for text in texts if text not in found]
@@ -330,7 +123,7 @@ def read_part(
             .subquery("first")
         )
         query = select(trail.c.resource_id, trail.c.operation).join(first, first.c.id == trail.c.id)
-        for row in _rows(session, subject, query):
+        for row in rows_of(session, subject, query):
             # Before its insert there was no row; before its first update there was one, and nobody knows what it was.
             found[row.resource_id] = Folded(None, row.operation == Operation.INSERT.value, None)
     for text, state in found.items():
@@ -353,7 +146,7 @@ def _read_backwards(session: Session, subject: Subject, part: Part, text: str, m
         .where(*_of(trail, part, [text]), moment.excludes(trail), columns.id <= end)
         .order_by(columns.id.desc())
     )
-    before = unwound(stored_change(part, row) for row in _rows(session, subject, query))
+    before = unwound(stored_change(part, row) for row in rows_of(session, subject, query))
     if not before.is_known or before.values is None:
         return state
     return Folded(before.values, is_known=True, change_id=state.change_id)
@@ -541,7 +334,7 @@ def read_page(
     if after is not None:
         query = query.where(trail.c.resource_id > after)
     query = query.distinct().order_by(trail.c.resource_id).limit(size)
-    texts = [row.resource_id for row in _rows(session, subject, query)]
+    texts = [row.resource_id for row in rows_of(session, subject, query)]
     by_part = {part: read_part(session, subject, part, texts, moment) for part in subject.parts} if texts else {}
     pasts = []
     for text in texts:
@@ -582,131 +375,3 @@ def matcher(subject: Subject, where: Mapping[str, Any]) -> Callable[[Past], bool
             return bool(each.value == value)
 
     return lambda past: all(has_value((past.fields or {}).get(name), value) for name, value in where.items())
-
-
-# --- what belonged to an object --------------------------------------------------------------------------------------
-
-
-def read_related(
-    session: Session, subject: Subject, past: Past, moment: Moment, include: Collection[str]
-) -> dict[str, tuple[Snapshot, ...]]:
-    """
-    Return what relationships of an object led to, by their names.
-
-    Raises:
-        UnknownFieldError: the model has no such relationship.
-        UntrackedError: what it leads to isn't tracked.
-        RetrievalError: its columns aren't.
-    """
-    if not include:
-        return {}
-    mapper = past.mapper or subject.mapper
-    known = {} if mapper is None else {each.key: each for each in mapper.relationships}
-    asked = (
-        {}
-        if subject.mapper is None
-        else {each.key for one in subject.mapper.self_and_descendants for each in one.relationships}
-    )
-    if unknown := set(include) - set(asked):
-        raise UnknownFieldError(subject.base.tracking.label, "include", unknown, asked)
-    # A relationship of another subclass led nowhere.
-    return {
-        name: _related(session, subject, past, moment, known[name]) if name in known and past.fields is not None else ()
-        for name in include
-    }
-
-
-def _related(
-    session: Session, subject: Subject, past: Past, moment: Moment, relationship: RelationshipProperty[Any]
-) -> tuple[Snapshot, ...]:
-    name = f"{relationship.parent.class_.__name__}.{relationship.key}"
-    target = subject_of(relationship.mapper.class_, session, subject.config)
-    here = {column: _value_in(past, column, name) for column, _ in _pairs(relationship)}
-    if relationship.secondary is None:
-        keys = [tuple((remote, here[local]) for local, remote in _pairs(relationship))]
-    else:
-        keys = list(_keys_by_links(session, subject, moment, relationship, here))
-    snapshots: dict[str, Snapshot] = {}
-    for pairs in keys:
-        wanted = dict(pairs)
-        if None in wanted.values():
-            continue
-        for text in _candidates(session, target, wanted, name):
-            each = read_past(session, target, target.base.key_of(text), moment)
-            if each.fields is not None and all(
-                _value_in(each, column, name) == value for column, value in wanted.items()
-            ):
-                snapshots[text] = snapshot_of(target, each, moment)
-    return tuple(snapshots.values())
-
-
-def _pairs(relationship: RelationshipProperty[Any]) -> list[tuple[Any, Any]]:
-    """Return the columns here and those there that hold their values: there is the secondary table, if there is one."""
-    return list(
-        relationship.synchronize_pairs if relationship.secondary is not None else relationship.local_remote_pairs or ()
-    )
-
-
-def _keys_by_links(
-    session: Session,
-    subject: Subject,
-    moment: Moment,
-    relationship: RelationshipProperty[Any],
-    here: Mapping[Any, Any],
-) -> Iterator[tuple[tuple[Any, Any], ...]]:
-    """Yield the keys that the rows of a secondary table led to, column by column."""
-    secondary: Any = relationship.secondary
-    links = subject_of(secondary, session, subject.config)
-    name = f"{relationship.parent.class_.__name__}.{relationship.key}"
-    wanted = {link: here[local] for local, link in _pairs(relationship)}
-    for text in _candidates(session, links, wanted, name):
-        link = read_past(session, links, links.base.key_of(text), moment)
-        if link.fields is None or any(_value_in(link, column, name) != value for column, value in wanted.items()):
-            continue
-        yield tuple(
-            (there, _value_in(link, column, name)) for there, column in relationship.secondary_synchronize_pairs or ()
-        )
-
-
-def _value_in(past: Past, column: Any, relationship: str) -> Any:
-    name = column.key if past.mapper is None else past.mapper.get_property_by_column(column).key
-    each = (past.fields or {}).get(name)
-    if each is None:
-        raise RetrievalError(
-            f"What {relationship} led to can't be known: {column} isn't tracked; name it in tracked_fields."
-        )
-    return each.value
-
-
-def _candidates(session: Session, target: Subject, wanted: Mapping[Any, Any], name: str) -> list[str]:
-    """Return the keys of the rows that ever had these values, in the order in which they came into being."""
-    part = next((part for part in target.parts if all(column.table is part.table for column in wanted)), None)
-    keys = [column.key for column in wanted]
-    if part is None or not set(keys) <= set(part.tracking.recorded):
-        raise RetrievalError(
-            f"What {name} led to can't be known: {', '.join(map(str, wanted))} isn't tracked; name it in "
-            f"tracked_fields."
-        )
-    if set(keys) == set(part.tracking.resource_key):
-        values = {column.key: value for column, value in wanted.items()}
-        key = tuple(values[each] for each in part.tracking.resource_key)
-        return [part.text_of(key if len(key) > 1 else key[0])]
-    codecs = [part.resource.codecs[key] for key in keys]
-    stored = [
-        None if codec is None else codec.dump(value) for codec, value in zip(codecs, wanted.values(), strict=True)
-    ]
-    trail = target.trail
-    renamed = {present: old for old, present in part.tracking.renamed.items()}
-    query = (
-        select(trail.c.resource_id, func.min(trail.c.id).label("first"))
-        .where(
-            trail.c.resource_type.in_(part.resource.labels),
-            or_(
-                has_values(trail, keys, [stored]),
-                has_values(trail, [renamed.get(key, key) for key in keys], [stored]),
-            ),
-        )
-        .group_by(trail.c.resource_id)
-        .order_by("first")
-    )
-    return [row.resource_id for row in _rows(session, target, query)]

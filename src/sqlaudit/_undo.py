@@ -11,7 +11,8 @@ from sqlalchemy.orm import Mapper, Session
 
 from sqlaudit._replay import Folded, StoredChange, unwound
 from sqlaudit._restore import default_reason, find_object, make_current, recreate, remove, root_of, settable, write_back
-from sqlaudit._snapshots import Moment, Part, Past, StoredField, Subject, read_past, stored_change, subject_of
+from sqlaudit._snapshots import Past, StoredField, read_past, stored_change
+from sqlaudit._subjects import Moment, Part, Subject, subject_of
 from sqlaudit.config import SQLAuditConfig
 from sqlaudit.exceptions import RestoreError, RetrievalError, UndoConflictError
 from sqlaudit.tracking import all_tracked, mappers_of, resolve_all, tracking_of

@@ -28,6 +28,7 @@ Every error that sqlaudit raises.
 
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
+from typing import Any
 
 __all__ = [
     "ActorCallbackError",
@@ -206,7 +207,7 @@ class RestoreError(SQLAuditError, RuntimeError):
 class UndoConflictError(RestoreError):
     """A transaction can't be undone without undoing what others did since."""
 
-    def __init__(self, transaction_id: object, conflicts: Iterable[object]) -> None:
+    def __init__(self, transaction_id: object, conflicts: Iterable[Any]) -> None:
         self.transaction_id = transaction_id
         self.conflicts = tuple(conflicts)
         """What stands against it: of `timetravel.Conflict`."""

@@ -11,27 +11,29 @@ from sqlalchemy.orm import Session
 
 from sqlaudit import _bridge
 from sqlaudit._as_of import as_instance
+from sqlaudit._graph import read_related
 from sqlaudit._pages import ReadPage, stream, stream_sync
 from sqlaudit._replay import MISSING, FieldDiff, Missing
 from sqlaudit._restore import restore
 from sqlaudit._snapshots import (
     SNAPSHOTS_PER_PAGE,
-    At,
-    Moment,
     Past,
     Snapshot,
+    differ,
+    matcher,
+    read_page,
+    read_past,
+    snapshot_of,
+)
+from sqlaudit._subjects import (
+    At,
+    Moment,
     Subject,
     check_model,
     check_names,
     checked_at,
-    differ,
     first_moment,
-    matcher,
     moment_of,
-    read_page,
-    read_past,
-    read_related,
-    snapshot_of,
     subject_of,
 )
 from sqlaudit._undo import Conflict, undo

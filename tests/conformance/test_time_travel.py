@@ -246,7 +246,7 @@ async def test_a_row_that_nobody_ever_saw_has_no_state(maker: Maker) -> None:
 
 
 async def test_what_was_before_auditing_is_unknown(maker: Maker, engine: AsyncEngine) -> None:
-    """A row that the trail doesn't begin is unknown, whether it was changed since or not; that is an error of its own."""
+    """A row that the trail doesn't begin is unknown, changed since or not, by an error of its own."""
     async with engine.begin() as connection:
         for identity in (1, 2):
             await connection.execute(sa.text(f"INSERT INTO tag (id, name) VALUES ({identity}, 'old')"))
@@ -498,7 +498,7 @@ async def test_pages_are_of_one_moment(maker: Maker) -> None:
     """Without a moment, it is that of the first page: rows that come or change while it is iterated over don't mix."""
     async with maker() as session, maker() as other:
         await save(session, *(Tag(id=number, name="old") for number in range(1000, 1300)))
-        names = []
+        names: list[Any] = []
         async for each in get_snapshots(Tag, session=session):
             if not names:
                 await session.commit()
@@ -573,7 +573,8 @@ async def test_an_instance_of_then_reads_like_the_model(maker: Maker) -> None:
         missing = await load_as_of(Book, 1, session=session, at=first - 1)
 
         assert isinstance(book, Book)
-        assert (book.id, book.title, book.price, book.code) == (1, "One", Decimal("1.10"), MASKED)
+        code: Any = book.code
+        assert (book.id, book.title, book.price, code) == (1, "One", Decimal("1.10"), MASKED)
         assert sa.inspect(book).transient
         assert book not in session
         assert list(session) == []

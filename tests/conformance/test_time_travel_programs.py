@@ -33,7 +33,8 @@ from witness import Story, witnessed
 
 State = dict[str, Any] | None
 
-TABLES: list[sa.Table] = [sa.inspect(model).local_table for model in (Order, Line, Note, Warning_)]  # type: ignore[misc]
+MODELS: list[Any] = [Order, Line, Note, Warning_]
+TABLES: list[sa.Table] = [model.__table__ for model in MODELS]
 LABELS = {"order": "Order", "line": "Line", "note": "Note", "warning": "Warning_"}
 
 

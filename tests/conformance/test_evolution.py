@@ -340,9 +340,8 @@ def test_a_former_label_is_nobody_elses() -> None:
 
     Base.registry.configure()
 
-    for number, arguments in enumerate(
-        ({"former_labels": ["Old"]}, {"former_labels": ["One"]}, {"table_label": "Old"})
-    ):
+    wrong: list[dict[str, Any]] = [{"former_labels": ["Old"]}, {"former_labels": ["One"]}, {"table_label": "Old"}]
+    for number, arguments in enumerate(wrong):
         table = Table(f"t{number}", Base.metadata, Column("id", sa.Integer, primary_key=True))
         with pytest.raises(TrackingError, match="former_labels"):
             track(table, **arguments)

@@ -1,8 +1,10 @@
 """What was it then: snapshots, diffs, instances as of then, the past written back."""
 
+import contextlib
 import datetime as dt
 import json
 import uuid
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -902,3 +904,51 @@ async def stored_last(maker: Maker) -> tuple[int]:
     """Return the id of the newest change, by plain SQL."""
     ((last,),) = await read_rows(maker, "SELECT max(id) FROM sqlaudit_change")
     return (last,)
+
+
+# --- cost ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", ["change", "time", "now"])
+async def test_a_snapshot_uses_the_index_of_the_resource(maker: Maker, engine: AsyncEngine, at: str) -> None:
+    """However large the trail is, the changes of the row are found by their index, in one query per table."""
+    async with maker() as session:
+        session.add_all([Tag(id=number, name="n") for number in range(3000)])
+        await session.commit()
+        tag = await session.get_one(Tag, 1500)
+        for number in range(10):
+            tag.name = f"n{number}"
+            await session.commit()
+    middle = (await ids_of(maker, "Tag", 1500))[5]
+    time = next(each.recorded_at for each in await stored_trail(engine) if each.id == middle)
+    moment: Any = {"change": middle, "time": time, "now": None}[at]
+
+    async with maker() as session:
+        if engine.dialect.name == "postgresql":
+            await session.execute(sa.text("ANALYZE sqlaudit_change"))
+        with planned(engine) as plans:
+            snapshot = await get_resource_snapshot(Tag, 1500, session=session, at=moment)
+
+    assert snapshot.state == {"id": 1500, "name": "n9" if at == "now" else "n4"}
+    (plan,) = plans
+    assert "sqlaudit_change_resource" in plan
+    assert "Seq Scan" not in plan
+    assert "SCAN sqlaudit_change" not in plan
+
+
+@contextlib.contextmanager
+def planned(engine: AsyncEngine) -> Iterator[list[str]]:
+    """Give the plans of the queries of the trail in the block."""
+    plans: list[str] = []
+    explain = "EXPLAIN" if engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
+
+    def listen(connection: Any, _: Any, statement: str, parameters: Any, __: Any, ___: Any) -> None:
+        if statement.startswith("SELECT") and "sqlaudit_change" in statement:
+            rows = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
+            plans.append("\n".join(str(row[-1]) for row in rows))
+
+    sa.event.listen(engine.sync_engine, "before_cursor_execute", listen)
+    try:
+        yield plans
+    finally:
+        sa.event.remove(engine.sync_engine, "before_cursor_execute", listen)

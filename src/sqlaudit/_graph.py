@@ -4,8 +4,9 @@ import itertools
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import BinaryExpression, func, or_, select
 from sqlalchemy.orm import RelationshipProperty, Session
+from sqlalchemy.sql import visitors
 
 from sqlaudit._snapshots import Past, Snapshot, read_past, rows_of, snapshot_of
 from sqlaudit._statements import has_values
@@ -48,6 +49,10 @@ def _related(
     session: Session, subject: Subject, past: Past, moment: Moment, relationship: RelationshipProperty[Any]
 ) -> tuple[Snapshot, ...]:
     name = f"{relationship.parent.class_.__name__}.{relationship.key}"
+    if not _is_plain(relationship):
+        raise RetrievalError(
+            f"What {name} led to can't be told: it has criteria beside its columns; include a relationship without."
+        )
     target = subject_of(relationship.mapper.class_, session, subject.config)
     here = {column: _value_in(past, column, name) for column, _ in _pairs(relationship)}
     if relationship.secondary is None:
@@ -66,6 +71,16 @@ def _related(
             ):
                 snapshots[text] = snapshot_of(target, each, moment)
     return tuple(snapshots.values())
+
+
+def _is_plain(relationship: RelationshipProperty[Any]) -> bool:
+    """Return whether nothing but equal columns makes it."""
+    joins = [(relationship.primaryjoin, len(_pairs(relationship)))]
+    if relationship.secondaryjoin is not None:
+        joins.append((relationship.secondaryjoin, len(relationship.secondary_synchronize_pairs or ())))
+    return all(
+        sum(isinstance(each, BinaryExpression) for each in visitors.iterate(join)) == count for join, count in joins
+    )
 
 
 def _pairs(relationship: RelationshipProperty[Any]) -> list[tuple[Any, Any]]:

@@ -6,9 +6,9 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import Column, inspect, null, select
+from sqlalchemy import ClauseElement, Column, inspect, null, select
 from sqlalchemy.orm import Mapper, Session
-from sqlalchemy.orm.attributes import flag_modified
+from sqlalchemy.orm.attributes import flag_modified, set_committed_value
 from sqlalchemy.types import JSON
 
 from sqlaudit._snapshots import Past, StoredField, read_past
@@ -146,10 +146,20 @@ def write_back(
     # What the database or the model would set by itself on an update is held.
     held = {name for name, each in chosen.items() if differing and _is_set_by_updates(_column(each))}
     for name in differing | held:
-        setattr(instance, name, settable(chosen[name]))
+        _assign(instance, name, settable(chosen[name]))
         # What is in memory may be equal, and out of date; or mean another NULL.
         flag_modified(instance, name)
     return differing
+
+
+def _assign(instance: Any, name: str, value: Any) -> None:
+    """Set an attribute, as the application would."""
+    if value is JSON_NULL or isinstance(value, ClauseElement):
+        # Validators and mutable types know None; which NULL it is, is between us and the database.
+        setattr(instance, name, None)
+        set_committed_value(instance, name, value)
+    else:
+        setattr(instance, name, value)
 
 
 def _is_writable(mapper: Mapper[Any], each: StoredField) -> bool:
@@ -250,7 +260,7 @@ def recreate(session: Session, past: Past, values: Mapping[str, Any]) -> Any:
         value, column = settable(each), _column(each)
         has_default = column.default is not None or column.server_default is not None
         # None would give way to the column's default.
-        setattr(instance, name, null() if value is None and has_default else value)
+        _assign(instance, name, null() if value is None and each.stored is None and has_default else value)
     for name, value in values.items():
         setattr(instance, name, value)
     session.add(instance)

@@ -1,12 +1,11 @@
 """What a row was at a moment: its tables' changes, read from where they must be and put together."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from types import MappingProxyType
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Executable, FromClause, Row, Table, func, literal, select
+from sqlalchemy import ColumnElement, Executable, FromClause, Row, Table, and_, func, literal, or_, select
 from sqlalchemy.orm import Mapper, Session
 
 from sqlaudit._replay import COMPLETE, Folded, StoredChange, folded, unwound
@@ -21,9 +20,7 @@ __all__ = ["Past", "Snapshot", "read_page", "read_past", "snapshot_of"]
 
 SNAPSHOTS_PER_PAGE: Final = 200
 
-_ROWS_AT_A_TIME: Final = 500
-
-_NOTHING_RELATED: Final[Mapping[str, tuple["Snapshot", ...]]] = MappingProxyType({})
+ROWS_PER_SELECT: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +45,7 @@ class Snapshot:
     A withheld value is `MASKED`. A column that was added, or tracked, later than
     the row's last insert is missing until a change tells it, rather than None.
     """
-    related: Mapping[str, tuple["Snapshot", ...]] = field(default_factory=lambda: _NOTHING_RELATED)
+    related: Mapping[str, tuple["Snapshot", ...]] = field(default_factory=dict)
     """By the name of a relationship that was included: what it led to then, oldest rows first."""
 
     @property
@@ -64,41 +61,66 @@ def _of(trail: FromClause, part: Part, texts: Sequence[str]) -> list[ColumnEleme
     return [trail.c.resource_type.in_(part.resource.labels), trail.c.resource_id.in_(texts)]
 
 
-def _select_until(trail: Table, part: Part, texts: Sequence[str], moment: Moment) -> Executable:
+def _select_until(trail: Table, part: Part, texts: Sequence[str], moment: Moment) -> Any:
     """
     Return the query for the changes of some rows up to a moment, oldest first.
 
     It begins with the last one that tells the whole row: what was before isn't read.
     """
-    earlier = trail.alias("earlier")
+    columns, earlier = trail.c, trail.alias("earlier")
+    query = (
+        select(columns.resource_id, columns.id, columns.operation, columns.old_values, columns.new_values)
+        .where(*_of(trail, part, texts), moment.includes(trail))
+        .order_by(columns.resource_id, columns.id)
+    )
+    if len(texts) == 1:
+        # Found from the end: no row is visited that isn't read.
+        start = (
+            select(earlier.c.id)
+            .where(*_of(earlier, part, texts), earlier.c.operation.in_(COMPLETE), moment.includes(earlier))
+            .order_by(earlier.c.id.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
+        return query.where(columns.id >= func.coalesce(start, 0))
     starts = (
         select(earlier.c.resource_id, func.max(earlier.c.id).label("start"))
         .where(*_of(earlier, part, texts), earlier.c.operation.in_(COMPLETE), moment.includes(earlier))
         .group_by(earlier.c.resource_id)
         .subquery("starts")
     )
-    columns = trail.c
-    return (
-        select(columns.resource_id, columns.id, columns.operation, columns.old_values, columns.new_values)
-        .join_from(trail, starts, starts.c.resource_id == columns.resource_id, isouter=True)
-        .where(*_of(trail, part, texts), moment.includes(trail), columns.id >= func.coalesce(starts.c.start, 0))
-        .order_by(columns.resource_id, columns.id)
+    return query.join_from(trail, starts, starts.c.resource_id == columns.resource_id, isouter=True).where(
+        columns.id >= func.coalesce(starts.c.start, 0)
     )
 
 
 def stored_change(part: Part, row: Row[Any]) -> StoredChange:
+    """Return a row of the trail under the column keys of today."""
     renamed = part.tracking.renamed
     old, new = present_values(renamed, row.old_values), present_values(renamed, row.new_values)
     return StoredChange(row.id, row.operation, old, new)
 
 
 def rows_of(session: Session, subject: Subject, query: Executable) -> Iterable[Row[Any]]:
-    """Read in bounded memory."""
-    return session.execute(
-        query,
-        bind_arguments=dict(subject.bind_arguments),
-        execution_options={"yield_per": _ROWS_AT_A_TIME},
-    )
+    """Return the rows of a query that gives few."""
+    return session.execute(query, bind_arguments=dict(subject.bind_arguments)).all()
+
+
+def _rows_in_pages(
+    session: Session, subject: Subject, query: Any, after: Callable[[Row[Any]], ColumnElement[bool]]
+) -> Iterator[Row[Any]]:
+    """
+    Yield the rows of a query that may give many; *after* is the criterion that one comes after a given one.
+
+    A server-side cursor would do it, too, but not outside of a transaction.
+    """
+    page = query.limit(ROWS_PER_SELECT)
+    while True:
+        rows = list(rows_of(session, subject, page))
+        yield from rows
+        if len(rows) < ROWS_PER_SELECT:
+            return
+        page = query.where(after(rows[-1])).limit(ROWS_PER_SELECT)
 
 
 def read_part(
@@ -111,7 +133,16 @@ def read_part(
     """
     trail = subject.trail
     found: dict[str, Folded] = {}
-    rows = rows_of(session, subject, _select_until(trail, part, texts, moment))
+    columns = trail.c
+    rows = _rows_in_pages(
+        session,
+        subject,
+        _select_until(trail, part, texts, moment),
+        lambda last: or_(
+            columns.resource_id > last.resource_id,
+            and_(columns.resource_id == last.resource_id, columns.id > last.id),
+        ),
+    )
     for text, group in groupby(rows, key=lambda row: str(row.resource_id)):
         found[text] = folded(stored_change(part, row) for row in group)
     later = [text for text in texts if text not in found]
@@ -146,7 +177,8 @@ def _read_backwards(session: Session, subject: Subject, part: Part, text: str, m
         .where(*_of(trail, part, [text]), moment.excludes(trail), columns.id <= end)
         .order_by(columns.id.desc())
     )
-    before = unwound(stored_change(part, row) for row in rows_of(session, subject, query))
+    rows = _rows_in_pages(session, subject, query, lambda last: columns.id < last.id)
+    before = unwound(stored_change(part, row) for row in rows)
     if not before.is_known or before.values is None:
         return state
     return Folded(before.values, is_known=True, change_id=state.change_id)
@@ -291,7 +323,7 @@ def _row_exists(session: Session, subject: Subject, text: str) -> bool:
 
 
 def snapshot_of(
-    subject: Subject, past: Past, moment: Moment, related: Mapping[str, tuple[Snapshot, ...]] = _NOTHING_RELATED
+    subject: Subject, past: Past, moment: Moment, related: Mapping[str, tuple[Snapshot, ...]] | None = None
 ) -> Snapshot:
     """Return what users receive of *past*."""
     return Snapshot(
@@ -300,8 +332,8 @@ def snapshot_of(
         resource_id=subject.base.key_of(past.text),
         at=moment.at,
         change_id=past.change_id,
-        state=None if past.state is None else MappingProxyType(past.state),
-        related=MappingProxyType(dict(related)),
+        state=past.state,
+        related={} if related is None else dict(related),
     )
 
 

@@ -200,6 +200,7 @@ def _conflicts(session: Session, step: _Step, transaction_id: uuid.UUID) -> Iter
                 trail.c.resource_id == step.text,
                 trail.c.id > target.changes[-1].id,
                 trail.c.transaction_id != transaction_id,
+                trail.c.operation != Operation.BASELINE.value,
             )
             .order_by(trail.c.id)
         )

@@ -1,10 +1,9 @@
 """What relationships of an object led to at a moment."""
 
-import itertools
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import BinaryExpression, func, or_, select
+from sqlalchemy import BinaryExpression, func, select
 from sqlalchemy.orm import RelationshipProperty, Session
 from sqlalchemy.sql import visitors
 
@@ -145,13 +144,11 @@ def _candidates(session: Session, target: Subject, wanted: Mapping[Any, Any], na
         return [part.text_of(tuple(key) if len(key) > 1 else key[0])]
     stored = [_dumped(part, column.key, value, name) for column, value in wanted.items()]
     trail = target.trail
-    # The columns may have had other names.
-    stored_under = [sorted(part.resource.stored_keys([key])) for key in keys]
     query = (
         select(trail.c.resource_id, func.min(trail.c.id).label("first"))
         .where(
             trail.c.resource_type.in_(part.resource.labels),
-            or_(*(has_values(trail, names, [stored]) for names in itertools.product(*stored_under))),
+            has_values(trail, part.tracking.renamed, keys, [stored]),
         )
         .group_by(trail.c.resource_id)
         .order_by("first")

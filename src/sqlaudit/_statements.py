@@ -1,6 +1,7 @@
 """What is asked of the trail, as a `Select`; and what it answers, as values. No session in here."""
 
 import datetime as dt
+import itertools
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,6 +104,7 @@ class LinkedResource:
     other_keys: tuple[str, ...]
     codecs: Mapping[str, Codec]
     labels: tuple[str, ...]
+    renamed: Mapping[str, str]
 
 
 def resource_of(
@@ -141,6 +143,7 @@ def _linked(link: Link, dialect: Dialect) -> LinkedResource:
         other_keys=link.other_keys,
         codecs={key: codec_of(columns[key].type, dialect) for key in (*link.own_keys, *link.other_keys)},
         labels=(link.table.name,) if tracking is None else tracking.labels,
+        renamed={} if tracking is None else tracking.renamed,
     )
 
 
@@ -156,10 +159,9 @@ def of_identities(trail: Table, tracking: Tracking, key: str, identities: Collec
     """Return the criterion that a change is of a row whose discriminator *key* was one of *identities*."""
     rows = trail.alias()
     stored = [[identity] for identity in identities]
-    keys = [key, *(old for old, present in tracking.renamed.items() if present == key)]
     return trail.c.resource_id.in_(
         select(rows.c.resource_id)
-        .where(rows.c.resource_type.in_(tracking.labels), or_(*(has_values(rows, [each], stored) for each in keys)))
+        .where(rows.c.resource_type.in_(tracking.labels), has_values(rows, tracking.renamed, [key], stored))
         .correlate(None)
     )
 
@@ -246,22 +248,25 @@ def _criteria(trail: Table, question: Question) -> Iterator[ColumnElement[bool]]
         added_or_removed = columns.operation.in_([Operation.INSERT.value, Operation.DELETE.value])
         criterion = and_(columns.resource_type.in_(link.labels), added_or_removed)
         if ids is not None:
-            criterion = and_(criterion, has_values(trail, link.own_keys, ids))
+            criterion = and_(criterion, has_values(trail, link.renamed, link.own_keys, ids))
         yield criterion
 
 
-def has_values(changes: FromClause, keys: Sequence[str], stored: Sequence[Sequence[Any]]) -> ColumnElement[bool]:
-    """Return the criterion that a row has, or had, one of several stored values under *keys*."""
+def has_values(
+    changes: FromClause, renamed: Mapping[str, str], keys: Sequence[str], stored: Sequence[Sequence[Any]]
+) -> ColumnElement[bool]:
+    """Return the criterion that a row has, or had, one of several stored values under *keys*, or older ones of them."""
     if not stored:
         return false()
 
-    def in_side(side: Any) -> ColumnElement[bool]:
+    def in_side(side: Any, keys: Sequence[str]) -> ColumnElement[bool]:
         # As text, whatever the size of a number.
         paths = [cast(side[key].as_string(), Text) for key in keys]
         texts = [tuple(part if isinstance(part, str) else json.dumps(part) for part in parts) for parts in stored]
         return paths[0].in_([text for (text,) in texts]) if len(paths) == 1 else tuple_(*paths).in_(texts)
 
-    return or_(in_side(changes.c.new_values), in_side(changes.c.old_values))
+    names = itertools.product(*([key, *(old for old, new in renamed.items() if new == key)] for key in keys))
+    return or_(*(in_side(side, each) for each in names for side in (changes.c.new_values, changes.c.old_values)))
 
 
 class _HasKey(FunctionElement[bool]):
@@ -347,7 +352,8 @@ def _linked_field_change(
 ) -> FieldChange:
     """Return what a row of an association table means to the row that it belongs to."""
 
-    def key_in(values: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    def key_in(side: Mapping[str, Any], keys: Sequence[str]) -> Any:
+        values = present_values(link.renamed, side)
         parts = tuple(link.codecs[key].load(values[key]) for key in keys)
         return parts[0] if len(parts) == 1 else parts
 

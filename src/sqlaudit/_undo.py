@@ -3,10 +3,10 @@
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import ColumnElement, ForeignKeyConstraint, MetaData, Row, Table, func, inspect, select
+from sqlalchemy import ColumnElement, ForeignKeyConstraint, MetaData, Row, Table, func, inspect, literal, select
 from sqlalchemy.orm import Mapper, Session
 
 from sqlaudit._replay import Folded, StoredChange, unwound
@@ -75,6 +75,23 @@ class _Step:
         """Whether the transaction made the object: it has to go."""
         return any(each.was_inserted for each in self.targets)
 
+    def singly(self) -> Iterator["_Step"]:
+        """Yield a step for each thing that was done to the object; to all of its tables at once."""
+        changes = sorted(
+            ((each.id, target.part, each) for target in self.targets for each in target.changes), key=itemgetter(0)
+        )
+        group: dict[Part, StoredChange] = {}
+        for _, part, change in changes:
+            if group and (part in group or any(each.operation != change.operation for each in group.values())):
+                yield self._of(group)
+                group = {}
+            group[part] = change
+        yield self._of(group)
+
+    def _of(self, group: Mapping[Part, StoredChange]) -> "_Step":
+        targets = (_Target(part, (change,), unwound([change])) for part, change in group.items())
+        return _Step(self.subject, self.text, tuple(targets))
+
     @property
     def first(self) -> int:
         """The first change of it."""
@@ -110,13 +127,33 @@ def undo(
         if conflicts:
             raise UndoConflictError(transaction_id, conflicts)
     with default_reason(session, f"undid transaction {transaction_id}"):
-        in_order = sorted(steps, key=lambda step: step.position, reverse=True)
-        for _, run in groupby(in_order, key=lambda step: (step.subject, step.creates_nothing)):
+        for run in _runs(steps):
             instances = [_put_back(session, step) for step in run]
             session.flush()
             for instance, written in (each for each in instances if each is not None):
                 make_current(session, instance, written)
     return [row.id for row in rows]
+
+
+def _runs(steps: Sequence[_Step]) -> Iterator[list[_Step]]:
+    """
+    Yield what is put back in one flush, newest first: objects of one model, each once.
+
+    Change by change, rather than each object at once: whatever a foreign key
+    asks for was there in each state that the transaction went through.
+    """
+    in_order = sorted((single for step in steps for single in step.singly()), key=lambda each: -each.position)
+    run: list[_Step] = []
+    for step in in_order:
+        if run and (
+            (step.subject, step.creates_nothing) != (run[0].subject, run[0].creates_nothing)
+            or step.text in (each.text for each in run)
+        ):
+            yield run
+            run = []
+        run.append(step)
+    if run:
+        yield run
 
 
 # --- what is to be undone --------------------------------------------------------------------------------------------
@@ -315,7 +352,7 @@ def _put_row_back(session: Session, step: _Step) -> None:
     }
     if target.was_inserted:
         session.execute(table.delete().where(*is_it), bind_arguments=bind_arguments)
-    elif target.was_deleted and target.before.is_known:
+    elif session.execute(select(literal(1)).where(*is_it), bind_arguments=bind_arguments).first() is None:
         session.execute(table.insert().values(values), bind_arguments=bind_arguments)
     else:
         session.execute(table.update().where(*is_it).values(values), bind_arguments=bind_arguments)

@@ -1,6 +1,7 @@
 """Columns and tables get other names, other types, come and go: what is stored stays, and is read all the same."""
 
 import json
+import uuid
 from decimal import Decimal
 from typing import Any
 
@@ -20,6 +21,7 @@ from sqlaudit import (
     track_table,
 )
 from sqlaudit.exceptions import RestoreError, TrackingError, UnknownFieldError
+from sqlaudit.tables import change_table
 from sqlaudit.timetravel import diff_resource, get_resource_snapshot, get_snapshots, load_as_of, restore_resource
 from sqlaudit.tracking import tracking_of
 
@@ -57,6 +59,17 @@ async def ids(maker: Maker) -> list[int]:
     """Return the ids of all changes, by plain SQL."""
     async with maker() as session:
         return list((await session.execute(sa.text("SELECT id FROM sqlaudit_change ORDER BY id"))).scalars())
+
+
+async def insert_in_year_one(engine: AsyncEngine, key: int, values: dict[str, Any]) -> None:
+    """Write an insert into the trail as the first year did, by plain SQL."""
+    transaction = uuid.UUID(int=key)
+    text = str(transaction) if engine.dialect.name == "postgresql" else transaction.hex
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql(
+            "INSERT INTO sqlaudit_change (transaction_id, recorded_at, operation, resource_type, resource_id, "
+            f"new_values) VALUES ('{text}', CURRENT_TIMESTAMP, 'insert', 'Client', '{key}', '{json.dumps(values)}')"
+        )
 
 
 async def to_year_two(engine: AsyncEngine) -> Any:
@@ -106,6 +119,22 @@ async def test_older_changes_are_read_under_the_names_of_today(maker: Maker, eng
     assert of_company == []
     assert await stored_changes(maker, "Client") == before
     assert "fullname" in before[0][3]
+
+
+async def test_the_class_of_older_changes_is_known(maker: Maker, engine: AsyncEngine) -> None:
+    """The discriminator may have had another name, too."""
+    await in_year_one(maker, engine)
+    customer, company = await to_year_two(engine)
+    await insert_in_year_one(engine, 2, {"id": 2, "kind": "company", "fullname": "Inc.", "age": 1, "dropped": None})
+
+    async with maker() as session:
+        changes = await get_resource_changes(company, session=session)
+        snapshot = await get_resource_snapshot(customer, 2, session=session)
+        every = [each.resource_id async for each in get_snapshots(company, session=session)]
+
+    assert {each.resource_id for each in changes} == {2}
+    assert (snapshot.model, snapshot.state and snapshot.state["name"]) == (company, "Inc.")
+    assert every == [2]
 
 
 async def test_snapshots_are_of_the_fields_of_today(maker: Maker, engine: AsyncEngine) -> None:
@@ -169,13 +198,8 @@ async def test_a_column_that_was_copied_counts_under_its_name_of_today(maker: Ma
     """While both were there, changes tell both: the one of today is right."""
     await in_year_one(maker, engine)
     customer, _ = await to_year_two(engine)
-    values = json.dumps({"id": 2, "sort": "person", "fullname": "stale", "customer_name": "right", "age": 1})
-    text = "'00000000-0000-0000-0000-000000000001'" if engine.dialect.name == "postgresql" else f"'{1:032}'"
-    async with engine.begin() as connection:
-        await connection.exec_driver_sql(
-            "INSERT INTO sqlaudit_change (transaction_id, recorded_at, operation, resource_type, resource_id, "
-            f"new_values) VALUES ({text}, CURRENT_TIMESTAMP, 'insert', 'Client', '2', '{values}')"
-        )
+    values = {"id": 2, "sort": "person", "fullname": "stale", "customer_name": "right", "age": 1}
+    await insert_in_year_one(engine, 2, values)
 
     async with maker() as session:
         snapshot = await get_resource_snapshot(customer, 2, session=session)
@@ -216,8 +240,9 @@ async def test_a_secondary_table_has_older_labels_too(maker: Maker, engine: Asyn
             **options,
         )
 
-    link = links("link", former_labels=["old_link"])
+    link = links("link", former_labels=["old_link"], renamed_fields={"old_a": "a_id"})
 
+    @track_table()
     class B(Base):
         __tablename__ = "b"
         id: Mapped[int] = mapped_column(primary_key=True)
@@ -234,14 +259,17 @@ async def test_a_secondary_table_has_older_labels_too(maker: Maker, engine: Asyn
         await connection.run_sync(Base.metadata.create_all)
     async with maker() as session:
         await save(session, A(id=1, bs=[B(id=2)]))
-        await session.execute(
-            sa.text("UPDATE sqlaudit_change SET resource_type = 'old_link' WHERE resource_type = 'link'")
-        )
+        # As it was written before the table and its column were renamed.
+        older = {"resource_type": "old_link", "new_values": {"old_a": 1, "b_id": 2}}
+        trail = change_table.update().where(change_table.c.resource_type == "link").values(older)
+        await (await session.connection()).execute(trail)
         await session.commit()
 
+        snapshot = await get_resource_snapshot(A, 1, session=session, include=["bs"])
         history = await get_resource_changes(A, 1, session, "bs")
 
     assert [(each.old_value, each.new_value) for each in history] == [(None, 2)]
+    assert [each.resource_id for each in snapshot.related["bs"]] == [2]
 
 
 # --- declarations that can't be --------------------------------------------------------------------------------------

@@ -9,15 +9,29 @@ import itertools
 import json
 import os
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
-from conformance.test_random_programs import Base, Line, Note, Order, Program, Warning_, programs, run
+from conformance.test_random_programs import (
+    Base,
+    Line,
+    Note,
+    Order,
+    Program,
+    Warning_,
+    delete_note,
+    delete_order,
+    programs,
+    run,
+    update_orders,
+)
 from conformance_setup import Maker, start_audit
 from databases import Database, postgresql_database, sqlite_database
 from sqlaudit.timetravel import (
@@ -28,6 +42,7 @@ from sqlaudit.timetravel import (
     get_snapshots,
     load_as_of,
     restore_resource,
+    undo_transaction,
 )
 from witness import Story, witnessed
 
@@ -98,6 +113,7 @@ async def check(database: Database, program: Program) -> None:
         await check_all(maker, moments["order"])
         await check_diffs(maker, moments["order"])
         await check_restored(maker, moments["order"])
+        await check_undone(maker, moments)
     finally:
         await engine.dispose()
 
@@ -202,6 +218,22 @@ async def check_restored(maker: Maker, moments: dict[int, list[tuple[int, State]
                 await session.rollback()
 
 
+async def check_undone(maker: Maker, moments: dict[str, dict[int, list[tuple[int, State]]]]) -> None:
+    """Undone from the newest on, each transaction leaves the tables as they were before it."""
+    async with maker() as session:
+        query = sa.text("SELECT transaction_id, min(id) AS first FROM sqlaudit_change GROUP BY 1 ORDER BY 2 DESC")
+        for transaction_id, first in (await session.execute(query)).all():
+            # What was undone already is a later change, too.
+            await undo_transaction(uuid.UUID(str(transaction_id)), session=session, metadata=Base.metadata, force=True)
+            for table in TABLES:
+                rows = {row["id"]: dict(row) for row in (await session.execute(sa.select(table))).mappings()}
+                states = {key: state_at(of_row, first - 1) for key, of_row in moments[table.name].items()}
+                assert {key: without_version(row) for key, row in rows.items()} == {
+                    key: without_version(state) for key, state in states.items() if state is not None
+                }
+        await session.rollback()
+
+
 def without_version(row: Any) -> State:
     """Leave out what SQLAlchemy counts."""
     return None if row is None else {name: value for name, value in row.items() if name != "version"}
@@ -216,6 +248,12 @@ _settings = settings(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
+
+
+@pytest.mark.parametrize("program", [[(delete_order, 0, None), (update_orders, 0, None), (delete_note, 0, None)]])
+async def test_the_past_of_programs_that_are_known(database: Database, program: Program) -> None:
+    """Programs that are worth being run each time have the past that the witness saw."""
+    await check(database, program)
 
 
 @_settings

@@ -91,6 +91,8 @@ class Person(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     kind: Mapped[str]
     name: Mapped[str]
+    favourite_id: Mapped[int | None] = mapped_column(ForeignKey("tag.id"))
+    favourite: Mapped[Tag | None] = relationship()
 
 
 class Author(Person):
@@ -135,7 +137,9 @@ async def a_library(maker: Maker) -> None:
     async with maker() as session:
         one, two = Tag(id=1, name="one"), Tag(id=2, name="two")
         book = Book(id=1, title="t", pages=None, tags=[one], chapters=[Chapter(id=1, title="c1")])
-        await save(session, book, one, two, Author(id=1, name="Ada", genre="poems"))
+        await save(
+            session, book, one, two, Author(id=1, name="Ada", genre="poems", favourite=Tag(id=8, name="favourite"))
+        )
         await save(session, Review(id=1, book_id=1), Part(id=1, book_id=1))
 
 
@@ -199,7 +203,38 @@ async def replace_rows(session: AsyncSession) -> None:
     await session.execute(sa.delete(Tag).where(Tag.id == 3))
 
 
-PROGRAMS = [change_everything, insert_everything, delete_everything, delete_parents, move_children, replace_rows]
+async def detach_and_delete(session: AsyncSession) -> None:
+    """Delete a row that another referred to, and then that one."""
+    author = await session.get_one(Author, 1)
+    author.favourite_id = None
+    await session.flush()
+    await session.delete(await session.get_one(Tag, 8))
+    await session.flush()
+    await session.delete(author)
+
+
+async def go_and_return(session: AsyncSession) -> None:
+    """Change a row, and change it back, twice."""
+    author = await session.get_one(Author, 1)
+    for name in ("b", "Ada", "c", "Ada", "d"):
+        author.name = name
+        await session.flush()
+    tag = Tag(id=9, name="short-lived")
+    session.add(tag)
+    await session.flush()
+    await session.delete(tag)
+
+
+PROGRAMS = [
+    change_everything,
+    insert_everything,
+    delete_everything,
+    delete_parents,
+    move_children,
+    replace_rows,
+    detach_and_delete,
+    go_and_return,
+]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -297,8 +332,8 @@ async def test_rows_that_were_changed_or_replaced_since_are_conflicts(maker: Mak
         await session.commit()
 
     after = await tables(maker)
-    assert after["tag"] == [(1, "one"), (2, "two")]
-    assert after["person"] == [(1, "author", "Ada")]
+    assert after["tag"] == [(1, "one"), (2, "two"), (8, "favourite")]
+    assert after["person"] == [(1, "author", "Ada", 8)]
     assert after["author"] == [(1, "poems")]
 
 

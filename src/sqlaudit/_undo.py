@@ -76,13 +76,14 @@ class _Step:
         return any(each.was_inserted for each in self.targets)
 
     def singly(self) -> Iterator["_Step"]:
-        """Yield a step for each thing that was done to the object; to all of its tables at once."""
+        """Yield a step for each thing that was done to the object; it comes and goes in all of its tables at once."""
         changes = sorted(
             ((each.id, target.part, each) for target in self.targets for each in target.changes), key=itemgetter(0)
         )
         group: dict[Part, StoredChange] = {}
         for _, part, change in changes:
-            if group and (part in group or any(each.operation != change.operation for each in group.values())):
+            is_one = change.operation != Operation.UPDATE.value and part not in group
+            if group and not (is_one and all(each.operation == change.operation for each in group.values())):
                 yield self._of(group)
                 group = {}
             group[part] = change

@@ -9,7 +9,7 @@ from contextlib import (
     contextmanager,
     nullcontext,
 )
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
@@ -17,7 +17,9 @@ from sqlalchemy.orm import Session, scoped_session
 from sqlaudit.exceptions import ConfigurationError, RetrievalError
 
 Result = TypeVar("Result")
-State = TypeVar("State")
+ReadPart: TypeAlias = Callable[[Session, Any], tuple[Sequence[Result], Any]]
+"""Reads the part that follows a mark, None for the first one; returns it with the next mark, None at the end."""
+
 SessionFactory = Callable[[], Any]
 """A (async) sessionmaker, or anything that gives a (async) session when called, or a generator of one."""
 
@@ -56,7 +58,7 @@ def run(
         ConfigurationError: the factory gives no session.
     """
     if session is None:
-        opened = _open(factory)
+        opened = opened_by(factory)
         if isinstance(opened, AbstractAsyncContextManager):
             return _run_in_async(operation, opened)
         with opened as own:
@@ -65,7 +67,7 @@ def run(
         session = session()
     if isinstance(session, AsyncSession):
         return session.run_sync(operation)
-    return operation(_checked(session))
+    return operation(checked(session))
 
 
 def run_sync(operation: Callable[[Session], Result], session: Session | None, factory: SessionFactory | None) -> Result:
@@ -85,8 +87,8 @@ def _opened_sync(session: Session | None, factory: SessionFactory | None) -> Abs
     if session is not None:
         if isinstance(session, (AsyncSession, async_scoped_session)):
             raise RetrievalError("session is an AsyncSession; await the function without _sync in its name.")
-        return nullcontext(_checked(session))
-    opened = _open(factory)
+        return nullcontext(checked(session))
+    opened = opened_by(factory)
     if isinstance(opened, AbstractAsyncContextManager):
         raise RetrievalError(
             "session_factory makes an AsyncSession; await the function without _sync in its name, or give a Session."
@@ -95,7 +97,7 @@ def _opened_sync(session: Session | None, factory: SessionFactory | None) -> Abs
 
 
 def stream(
-    read: Callable[[Session, State | None], tuple[Sequence[Result], State | None]],
+    read: ReadPart[Result],
     session: AsyncSession | Session | None,
     factory: SessionFactory | None,
 ) -> Generator[Result, None, None] | AsyncGenerator[Result, None]:
@@ -109,7 +111,7 @@ def stream(
         ConfigurationError: the factory gives no session.
     """
     if session is None:
-        opened = _open(factory)
+        opened = opened_by(factory)
         if isinstance(opened, AbstractAsyncContextManager):
             return _stream_async(read, opened)
         return _stream(read, opened)
@@ -117,11 +119,11 @@ def stream(
         session = session()
     if isinstance(session, AsyncSession):
         return _stream_async(read, nullcontext(session))
-    return _stream(read, nullcontext(_checked(session)))
+    return _stream(read, nullcontext(checked(session)))
 
 
 def stream_sync(
-    read: Callable[[Session, State | None], tuple[Sequence[Result], State | None]],
+    read: ReadPart[Result],
     session: Session | None,
     factory: SessionFactory | None,
 ) -> Generator[Result, None, None]:
@@ -136,7 +138,7 @@ def stream_sync(
 
 
 def _stream(
-    read: Callable[[Session, State | None], tuple[Sequence[Result], State | None]],
+    read: ReadPart[Result],
     opened: AbstractContextManager[Session],
 ) -> Generator[Result, None, None]:
     with opened as session:
@@ -148,7 +150,7 @@ def _stream(
 
 
 async def _stream_async(
-    read: Callable[[Session, State | None], tuple[Sequence[Result], State | None]],
+    read: ReadPart[Result],
     opened: AbstractAsyncContextManager[AsyncSession],
 ) -> AsyncGenerator[Result, None]:
     async with opened as session:
@@ -170,7 +172,7 @@ def synchronous(session: AsyncSession | Session) -> Session:
     """
     if isinstance(session, async_scoped_session):
         session = session()
-    return session.sync_session if isinstance(session, AsyncSession) else _checked(session)
+    return session.sync_session if isinstance(session, AsyncSession) else checked(session)
 
 
 async def _run_in_async(
@@ -180,7 +182,7 @@ async def _run_in_async(
         return await session.run_sync(operation)
 
 
-def _open(
+def opened_by(
     factory: SessionFactory | None,
 ) -> AbstractContextManager[Session] | AbstractAsyncContextManager[AsyncSession]:
     """Return what opens a session of *factory*'s and closes it."""
@@ -220,7 +222,7 @@ async def _managed_async(made: AbstractAsyncContextManager[Any]) -> AsyncIterato
         yield session
 
 
-def _checked(session: object) -> Session:
+def checked(session: object) -> Session:
     if isinstance(session, scoped_session):
         session = session()
     if not isinstance(session, Session):

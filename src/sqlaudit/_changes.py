@@ -12,7 +12,7 @@ from sqlaudit._documents import has_key, has_padded, has_value
 from sqlaudit._filters import ChangeFilter, Page
 from sqlaudit._relationships import related
 from sqlaudit._sources import Source, all_sources, members_of, sources_of
-from sqlaudit._statements import Resource, among_users, user_id_value
+from sqlaudit._statements import Resource, among_users, present_values, user_id_value
 from sqlaudit.codec import JSON_NULL, Codec, JSONValue, decode_value, key_text, key_value
 from sqlaudit.exceptions import RetrievalError, UnknownFieldError
 from sqlaudit.types import Change, Model, OldNew, Operation
@@ -48,12 +48,12 @@ def scopes_of(wanted: ChangeFilter, dialect: Dialect, trail: Table) -> list[Scop
 def _unfiltered(wanted: ChangeFilter, dialect: Dialect, trail: Table) -> Iterator[Scope]:
     if wanted.models is None:
         for source in all_sources():
-            yield Scope(source, source.resource(dialect), trail.c.resource_type == source.tracking.label)
+            yield Scope(source, source.resource(dialect), trail.c.resource_type.in_(source.tracking.labels))
         return
     for model in wanted.models:
         for source in sources_of(model):
             resource = source.resource(dialect)
-            own = [trail.c.resource_type == source.tracking.label]
+            own: list[ColumnElement[bool]] = [trail.c.resource_type.in_(source.tracking.labels)]
             if wanted.resource_ids is not None:
                 texts = {key_text(resource.key_parts(each)) for each in wanted.resource_ids}
                 own.append(trail.c.resource_id.in_(sorted(texts)))
@@ -76,7 +76,7 @@ def _field_criteria(wanted: ChangeFilter, scope: Scope, trail: Table) -> Iterato
     keys = scope.source.field_names
     sides = {"old": trail.c.old_values, "new": trail.c.new_values}
     if wanted.fields is not None:
-        named = sorted(keys[name] for name in wanted.fields if name in keys)
+        named = sorted(scope.resource.stored_keys([keys[name] for name in wanted.fields if name in keys]))
         yield or_(false(), *(has_key(side, key) for key in named for side in sides.values()))
     for argument, values in (("old", wanted.old), ("new", wanted.new)):
         for name, value in values.items():
@@ -89,7 +89,9 @@ def _field_criteria(wanted: ChangeFilter, scope: Scope, trail: Table) -> Iterato
                     f"{argument} names {name!r}, whose values are withheld from the trail of "
                     f"{scope.resource.label}; ask with fields= whether it changed."
                 )
-            yield _same(codec, sides[argument], keys[name], value, f"{scope.resource.label}.{name}")
+            stored_keys = sorted(scope.resource.stored_keys([keys[name]]))
+            what = f"{scope.resource.label}.{name}"
+            yield or_(*(_same(codec, sides[argument], key, value, what) for key in stored_keys))
 
 
 def _same(codec: Codec, side: ColumnElement[Any], key: str, value: Any, name: str) -> ColumnElement[bool]:
@@ -170,7 +172,8 @@ def changes_in(
     """Yield stored changes as they are told to users."""
     by_label: dict[str, dict[Table, Scope]] = {}
     for scope in scopes:
-        by_label.setdefault(scope.resource.label, {})[scope.source.table] = scope
+        for label in scope.resource.labels:
+            by_label.setdefault(label, {})[scope.source.table] = scope
     for row in rows:
         told = [_told(row, scope) for scope in _fitting(row, by_label.get(row.resource_type, {}).values())]
         told = told or [_as_stored(row)]
@@ -181,7 +184,7 @@ def changes_in(
             timestamp=row.recorded_at.astimezone(zone),
             operation=Operation(row.operation),
             model=what.model,
-            resource_type=row.resource_type,
+            resource_type=what.resource_type,
             resource_id=what.resource_id,
             fields=what.fields,
             changed_by=user_id_value(user_codec, row.changed_by),
@@ -194,7 +197,8 @@ def changes_in(
 def _fitting(row: Row[Any], scopes: Collection[Scope]) -> list[Scope]:
     """Return those of several tables with one label that have all the columns that a change tells of; all, if none."""
     keys = {*(row.old_values or ()), *(row.new_values or ())}
-    return [each for each in scopes if keys <= each.resource.codecs.keys()] or list(scopes)
+    known = [(each, {*each.resource.codecs, *each.resource.renamed}) for each in scopes]
+    return [each for each, its in known if keys <= its] or list(scopes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +206,7 @@ class _Told:
     """What a table's declaration makes of a change."""
 
     model: Model | None
+    resource_type: str
     resource_id: Any
     fields: Mapping[str, OldNew]
     by_key: Mapping[str, tuple[str, OldNew]]
@@ -210,7 +215,7 @@ class _Told:
 
 def _told(row: Row[Any], scope: Scope) -> _Told:
     resource = scope.resource
-    old, new = row.old_values or {}, row.new_values or {}
+    old, new = (present_values(resource.renamed, side) for side in (row.old_values, row.new_values))
     by_key: dict[str, tuple[str, OldNew]] = {}
     for key in (*resource.codecs, *sorted((old.keys() | new.keys()) - resource.codecs.keys())):
         if key in resource.hidden or (key not in old and key not in new):
@@ -228,7 +233,7 @@ def _told(row: Row[Any], scope: Scope) -> _Told:
     except (TypeError, ValueError, ArithmeticError, LookupError):
         # The key was of another type then.
         resource_id = row.resource_id
-    return _Told(scope.source.owner, resource_id, dict(by_key.values()), by_key)
+    return _Told(scope.source.owner, resource.label, resource_id, dict(by_key.values()), by_key)
 
 
 def _as_stored(row: Row[Any]) -> _Told:
@@ -238,7 +243,7 @@ def _as_stored(row: Row[Any]) -> _Told:
         return decode_value(None, side[key]) if key in side else None
 
     by_key = {key: (key, OldNew(stored(old, key), stored(new, key))) for key in sorted(old.keys() | new.keys())}
-    return _Told(None, row.resource_id, dict(by_key.values()), by_key)
+    return _Told(None, row.resource_type, row.resource_id, dict(by_key.values()), by_key)
 
 
 def _agreed(told: Sequence[_Told], stored: _Told) -> _Told:
@@ -258,4 +263,4 @@ def _agreed(told: Sequence[_Told], stored: _Told) -> _Told:
         by_key[key] = known[0] if known and agreed else kept
     ids = [each.resource_id for each in told]
     resource_id = ids[0] if same(ids, [type(each) for each in ids]) else stored.resource_id
-    return _Told(None, resource_id, dict(by_key.values()), by_key)
+    return _Told(None, stored.resource_type, resource_id, dict(by_key.values()), by_key)

@@ -1,7 +1,8 @@
 """What is asked of a JSON object in a column: the same on every database. No session in here."""
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, FromClause, String, Text, cast, false, func, literal, or_, tuple_
@@ -38,18 +39,34 @@ def has_padded(document: ColumnElement[Any], key: str, text: str) -> ColumnEleme
     return func.rtrim(text_in(document, key)) == text.rstrip(" ")
 
 
-def has_values(changes: FromClause, keys: Sequence[str], stored: Sequence[Sequence[Any]]) -> ColumnElement[bool]:
-    """Return the criterion that a row has, or had, one of several stored values under *keys*."""
+def has_values(
+    changes: FromClause, renamed: Mapping[str, str], keys: Sequence[str], stored: Sequence[Sequence[Any]]
+) -> ColumnElement[bool]:
+    """
+    Return the criterion that a row has, or had, one of several stored values under *keys*.
+
+    *renamed* has the key of today by that of older changes, which are looked at, too.
+    """
     if not stored:
         return false()
+    texts = [tuple(part if isinstance(part, str) else json.dumps(part) for part in parts) for parts in stored]
+    return or_(
+        *(
+            places[0].in_([text for (text,) in texts]) if len(places) == 1 else tuple_(*places).in_(texts)
+            for places in texts_in(changes, renamed, keys)
+        )
+    )
 
-    def in_side(side: Any) -> ColumnElement[bool]:
-        # As text, whatever the size of a number.
-        paths = [text_in(side, key) for key in keys]
-        texts = [tuple(part if isinstance(part, str) else json.dumps(part) for part in parts) for parts in stored]
-        return paths[0].in_([text for (text,) in texts]) if len(paths) == 1 else tuple_(*paths).in_(texts)
 
-    return or_(in_side(changes.c.new_values), in_side(changes.c.old_values))
+def texts_in(
+    changes: FromClause, renamed: Mapping[str, str], keys: Sequence[str]
+) -> Iterator[list[ColumnElement[str]]]:
+    """Yield the places in which the values of *keys* may stand together, as text: in each side, under each name."""
+    # As text, whatever the size of a number.
+    names = itertools.product(*([key, *(old for old, new in renamed.items() if new == key)] for key in keys))
+    for each in names:
+        for side in (changes.c.new_values, changes.c.old_values):
+            yield [text_in(side, key) for key in each]
 
 
 def text_in(document: Any, key: str) -> ColumnElement[str]:

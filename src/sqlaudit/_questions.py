@@ -144,6 +144,12 @@ def counting_by(
                 return {}
             offsets = offsets_of(config.zone, first, last)
         rows = question.rows(session, count_by(config.trail, criterion, group, offsets))
-        return {group_value(group, stored, question.user_codec): count for stored, count in rows}
+        # What had another label once is counted with the label of today.
+        present = {label: each.resource.label for each in question.scopes for label in each.resource.labels}
+        counts: dict[Any, int] = {}
+        for stored, count in rows:
+            name = present.get(stored, stored) if group == "model" else group_value(group, stored, question.user_codec)
+            counts[name] = counts.get(name, 0) + count
+        return counts
 
     return operation

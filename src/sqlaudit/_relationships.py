@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import RelationshipProperty
 
-from sqlaudit._documents import has_values, text_in
+from sqlaudit._documents import has_values, texts_in
 from sqlaudit._filters import ChangeFilter, relationships_of
 from sqlaudit._sources import Source, sources_of
 from sqlaudit.codec import JSONValue, key_text
@@ -44,7 +44,7 @@ class _Rows:
     def criterion(self, changes: FromClause) -> ColumnElement[bool]:
         """Return the criterion that a change is of one of them."""
         return and_(
-            changes.c.resource_type == self.source.tracking.label,
+            changes.c.resource_type.in_(self.source.tracking.labels),
             changes.c.resource_id.in_(self.ids),
         )
 
@@ -144,12 +144,12 @@ def _rows_with(source: Source, pairs: _Pairs, rows: _Rows, name: str, trail: Tab
     _check_told(source, others, name)
     changes = trail.alias()
     if known is not None:
-        same = has_values(changes, others, known)
+        same = has_values(changes, source.tracking.renamed, others, known)
     else:
-        sides = [[text_in(side, each) for each in others] for side in (changes.c.new_values, changes.c.old_values)]
         values = union(*_texts(rows, own, trail))
-        same = or_(*((tuple_(*side) if len(side) > 1 else side[0]).in_(values) for side in sides))
-    has_label = changes.c.resource_type == source.tracking.label
+        places = texts_in(changes, source.tracking.renamed, others)
+        same = or_(*((tuple_(*each) if len(each) > 1 else each[0]).in_(values) for each in places))
+    has_label = changes.c.resource_type.in_(source.tracking.labels)
     return _Rows(source, select(changes.c.resource_id).where(has_label, same).correlate(None))
 
 
@@ -164,8 +164,8 @@ def _known_values(rows: _Rows, keys: Sequence[str]) -> list[list[JSONValue]] | N
 def _texts(rows: _Rows, keys: Sequence[str], trail: Table) -> list[Select[Any]]:
     """Return the queries for the values that the columns *keys* of *rows* have, or had."""
     changes = trail.alias()
-    sides = (changes.c.new_values, changes.c.old_values)
-    columns: list[list[ColumnElement[Any]]] = [[text_in(side, key) for key in keys] for side in sides]
+    places = texts_in(changes, rows.source.tracking.renamed, keys)
+    columns: list[list[ColumnElement[Any]]] = [[*each] for each in places]
     return [select(*each).where(rows.criterion(changes)).correlate(None) for each in columns]
 
 

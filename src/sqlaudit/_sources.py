@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapper
 from sqlaudit._statements import Resource, of_identities, of_subclass, resource_of
 from sqlaudit.codec import codec_of
 from sqlaudit.exceptions import RetrievalError, UntrackedError
-from sqlaudit.tracking import Tracking, all_mapped, all_tracked, resolve_all, tracked_tables, tracking_of
+from sqlaudit.tracking import Tracking, all_tracked, mappers_of, resolve_all, tracked_tables, tracking_of
 from sqlaudit.types import Model
 
 
@@ -73,7 +73,7 @@ def sources_of(model: Any) -> list[Source]:
 def all_sources() -> list[Source]:
     """Return every tracked table there is; those of several `MetaData` may have the same label."""
     resolve_all()
-    roots = {mapper.base_mapper for mapper in all_mapped()}
+    roots = {mapper.base_mapper for table in all_tracked() for mapper in mappers_of(table)}
     mapped = {source.table: source for mapper in roots for source in sources_of(mapper.class_)}
     return [mapped.get(table) or sources_of(table)[0] for table in all_tracked()]
 
@@ -98,7 +98,7 @@ def members_of(model: Any, source: Source, dialect: Dialect, trail: Table) -> Co
         return None
     own = tracking_of(mapper.local_table)
     if own is not None and mapper.local_table is not source.table and mapper.local_table not in mapper.inherits.tables:
-        return of_subclass(trail, own.label)
+        return of_subclass(trail, own)
     discriminator = mapper.polymorphic_on
     for table, tracking in tracked_tables(mapper):
         for key in tracking.recorded:
@@ -106,7 +106,7 @@ def members_of(model: Any, source: Source, dialect: Dialect, trail: Table) -> Co
                 identities = [each.polymorphic_identity for each in mapper.self_and_descendants]
                 codec = codec_of(table.columns[key].type, dialect)
                 return of_identities(
-                    trail, tracking.label, key, [codec.dump(each) for each in identities if each is not None]
+                    trail, tracking, key, [codec.dump(each) for each in identities if each is not None]
                 )
     raise RetrievalError(
         f"The trail can't tell the rows of {mapper.class_.__name__} from those of its base class, because their "

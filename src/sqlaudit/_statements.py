@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import (
@@ -41,6 +41,14 @@ class Resource:
     members: ColumnElement[bool] | None = None
     """Which of the table's changes are of the model; None for all of them."""
     links: tuple["LinkedResource", ...] = ()
+    labels: tuple[str, ...] = ()
+    """Every label that its changes have had, that of today included."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """The column key of today by that of older changes."""
+
+    def stored_keys(self, keys: Collection[str]) -> set[str]:
+        """Return *keys* of today, and those that they had in older changes."""
+        return {*keys, *(old for old, key in self.renamed.items() if key in keys)}
 
     def key_parts(self, value: Any) -> list[Any]:
         """
@@ -85,6 +93,8 @@ class LinkedResource:
     own_keys: tuple[str, ...]
     other_keys: tuple[str, ...]
     codecs: Mapping[str, Codec]
+    labels: tuple[str, ...]
+    renamed: Mapping[str, str]
 
 
 def resource_of(
@@ -108,6 +118,8 @@ def resource_of(
         names=names,
         hidden=frozenset(hidden),
         members=members,
+        labels=tracking.labels,
+        renamed=tracking.renamed,
         links=tuple(_linked(link, dialect) for link in tracking.links),
     )
 
@@ -120,23 +132,38 @@ def _linked(link: Link, dialect: Dialect) -> LinkedResource:
         own_keys=link.own_keys,
         other_keys=link.other_keys,
         codecs={key: codec_of(columns[key].type, dialect) for key in (*link.own_keys, *link.other_keys)},
+        labels=(link.table.name,) if tracking is None else tracking.labels,
+        renamed={} if tracking is None else tracking.renamed,
     )
 
 
-def of_subclass(trail: Table, label: str) -> ColumnElement[bool]:
-    """Return the criterion that a change is of a row that has one under *label*, too: joined inheritance."""
-    rows = trail.alias()
-    return trail.c.resource_id.in_(select(rows.c.resource_id).where(rows.c.resource_type == label).correlate(None))
-
-
-def of_identities(trail: Table, label: str, key: str, identities: Collection[Any]) -> ColumnElement[bool]:
-    """Return the criterion that a change is of a row whose discriminator *key* was one of *identities*."""
+def of_subclass(trail: Table, tracking: Tracking) -> ColumnElement[bool]:
+    """Return the criterion that a change is of a row that has one in a subclass's table, too: joined inheritance."""
     rows = trail.alias()
     return trail.c.resource_id.in_(
+        select(rows.c.resource_id).where(rows.c.resource_type.in_(tracking.labels)).correlate(None)
+    )
+
+
+def of_identities(trail: Table, tracking: Tracking, key: str, identities: Collection[Any]) -> ColumnElement[bool]:
+    """Return the criterion that a change is of a row whose discriminator *key* was one of *identities*."""
+    rows = trail.alias()
+    stored = [[identity] for identity in identities]
+    return trail.c.resource_id.in_(
         select(rows.c.resource_id)
-        .where(rows.c.resource_type == label, has_values(rows, [key], [[identity] for identity in identities]))
+        .where(rows.c.resource_type.in_(tracking.labels), has_values(rows, tracking.renamed, [key], stored))
         .correlate(None)
     )
+
+
+def present_values(renamed: Mapping[str, str], stored: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the stored values of one side of a change under the column keys of today."""
+    values = dict(stored or {})
+    for old in renamed.keys() & values.keys():
+        # While a column was copied to another, changes had both: the one of today counts.
+        value = values.pop(old)
+        values.setdefault(renamed[old], value)
+    return values
 
 
 # --- questions -------------------------------------------------------------------------------------------------------
@@ -200,23 +227,24 @@ def _criteria(trail: Table, question: Question) -> Iterator[ColumnElement[bool]]
     columns, resource = trail.c, question.resource
     ids = None if question.ids is None else [resource.key_parts(each) for each in question.ids]
     if question.keys is None or question.keys:
-        own = [columns.resource_type == resource.label]
+        own: list[ColumnElement[bool]] = [columns.resource_type.in_(resource.labels)]
         if ids is not None:
             own.append(columns.resource_id.in_(sorted({key_text(parts) for parts in ids})))
         if resource.members is not None:
             own.append(resource.members)
         sides = (columns.new_values, columns.old_values)
         if question.keys is not None:
-            own.append(or_(*(has_key(side, key) for key in sorted(question.keys) for side in sides)))
+            stored = sorted(resource.stored_keys(question.keys))
+            own.append(or_(*(has_key(side, key) for key in stored for side in sides)))
         elif not resource.codecs.keys() - resource.hidden:
             # A table of which nothing is shown but what another shows: it would be counted by the limit.
             own.append(false())
         yield and_(*own)
     for link in question.links:
         added_or_removed = columns.operation.in_([Operation.INSERT.value, Operation.DELETE.value])
-        criterion = and_(columns.resource_type == link.label, added_or_removed)
+        criterion = and_(columns.resource_type.in_(link.labels), added_or_removed)
         if ids is not None:
-            criterion = and_(criterion, has_values(trail, link.own_keys, ids))
+            criterion = and_(criterion, has_values(trail, link.renamed, link.own_keys, ids))
         yield criterion
 
 
@@ -227,7 +255,7 @@ def field_changes(
     rows: Iterable[Row[Any]], questions: Sequence[Question], user_codec: Codec | None, zone: dt.tzinfo
 ) -> Iterator[FieldChange]:
     """Yield the field changes of stored changes, as far as *questions* ask for them."""
-    own = {question.resource.label: question for question in questions}
+    own = {label: question for question in questions for label in question.resource.labels}
     linked = [(question, link) for question in questions for link in question.links]
     for row in rows:
         shared: dict[str, Any] = {
@@ -242,7 +270,7 @@ def field_changes(
         if row.resource_type in own:
             yield from _own_field_changes(row, own[row.resource_type], shared)
         for question, link in linked:
-            if link.label == row.resource_type:
+            if row.resource_type in link.labels:
                 change = _linked_field_change(row, question.resource, link, shared)
                 asked = question.ids is None or change.resource_id in question.known_ids
                 if asked and row.operation in (Operation.INSERT, Operation.DELETE):
@@ -251,7 +279,7 @@ def field_changes(
 
 def _own_field_changes(row: Row[Any], question: Question, shared: dict[str, Any]) -> Iterator[FieldChange]:
     resource = question.resource
-    old, new = row.old_values or {}, row.new_values or {}
+    old, new = (present_values(resource.renamed, side) for side in (row.old_values, row.new_values))
     for key in (*resource.codecs, *sorted((old.keys() | new.keys()) - resource.codecs.keys())):
         if key in resource.hidden or (key not in old and key not in new):
             continue
@@ -261,7 +289,7 @@ def _own_field_changes(row: Row[Any], question: Question, shared: dict[str, Any]
         yield FieldChange(
             **shared,
             operation=Operation(row.operation),
-            resource_type=row.resource_type,
+            resource_type=resource.label,
             resource_id=key_value(resource.key_codecs, row.resource_id),
             field_name=resource.names.get(key, key),
             old_value=decode_value(codec, old[key]) if key in old else None,
@@ -274,7 +302,8 @@ def _linked_field_change(
 ) -> FieldChange:
     """Return what a row of an association table means to the row that it belongs to."""
 
-    def key_in(values: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    def key_in(side: Mapping[str, Any], keys: Sequence[str]) -> Any:
+        values = present_values(link.renamed, side)
         parts = tuple(link.codecs[key].load(values[key]) for key in keys)
         return parts[0] if len(parts) == 1 else parts
 

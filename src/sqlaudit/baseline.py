@@ -260,7 +260,7 @@ def _begun(connection: Connection, audited: AuditedTable, ids: Sequence[str], tr
                 func.max(case((begins, columns.id), else_=0)),
                 func.max(case((ends, columns.id), else_=0)),
             )
-            .where(columns.resource_type == audited.tracking.label, columns.resource_id.in_(chunk))
+            .where(columns.resource_type.in_(audited.tracking.labels), columns.resource_id.in_(chunk))
             .group_by(columns.resource_id)
         )
         begun.update(resource_id for resource_id, began, ended in connection.execute(query) if began > ended)

@@ -1,7 +1,8 @@
 """What is audited: `track_table` for classes, `track` for tables."""
 
-from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
 from weakref import WeakSet
 
 from sqlalchemy import Column, MetaData, Table, event, inspect
@@ -16,7 +17,7 @@ from sqlaudit.tracking import (
     await_configuration,
     declaration_of,
     declare_class,
-    remember_mapper,
+    note_mapper,
     resolve_mapper,
     resolve_table,
     tracked_tables,
@@ -27,6 +28,8 @@ __all__ = ["track", "track_table"]
 
 Model = TypeVar("Model", bound=type)
 
+_NOT_RENAMED: Final[Mapping[str, str]] = MappingProxyType({})
+
 
 def track_table(
     tracked_fields: Collection[str] | None = None,
@@ -36,6 +39,8 @@ def track_table(
     table_label: str | None = None,
     resource_id_field: str | None = None,
     user_id_field: str | None = None,
+    renamed_fields: Mapping[str, str] = _NOT_RENAMED,
+    former_labels: Collection[str] = (),
 ) -> Callable[[Model], Model]:
     """
     Audit a model: a class decorator for mapped classes, abstract bases and mixins.
@@ -53,9 +58,15 @@ def track_table(
             not the primary key. It must be unique, and not NULL.
         user_id_field: the attribute that holds who made the change, for when
             neither a context nor the callback knows.
+        renamed_fields: the attribute of today by the key that its column had in
+            older changes, ``{"fullname": "name"}``: those are read under the
+            new name. Nothing that is stored is rewritten.
+        former_labels: labels that the table had earlier; the changes under them
+            are read as its own. They are of the decorated class, not inherited.
 
     Raises:
-        TrackingError: an argument has a wrong type, the class can't be mapped, or is tracked already.
+        TrackingError: an argument has a wrong type, the class can't be mapped, or is tracked already; at mapper
+            configuration, if a label is taken, or an old name is still a column.
         UnknownFieldError: at mapper configuration, if the model has no such attribute.
         UnsupportedTypeError: at mapper configuration, if values of a column can't be stored exactly.
     """
@@ -68,6 +79,8 @@ def track_table(
         table_label=table_label,
         resource_id_field=resource_id_field,
         user_id_field=user_id_field,
+        renamed_fields=renamed_fields,
+        former_labels=former_labels,
     )
 
     def declare(cls: Model) -> Model:
@@ -97,6 +110,8 @@ def track(
     table_label: str | None = None,
     resource_id_field: str | None = None,
     user_id_field: str | None = None,
+    renamed_fields: Mapping[str, str] = _NOT_RENAMED,
+    former_labels: Collection[str] = (),
 ) -> Table:
     """
     Audit a Core table, as `track_table` does a model; returns the table.
@@ -105,7 +120,7 @@ def track(
     Call it before mappers of the table are configured.
 
     Raises:
-        TrackingError: an argument has a wrong type, or the table has no primary key.
+        TrackingError: an argument has a wrong type, a label is taken, or the table has no primary key.
         UnknownFieldError: the table has no such column.
         UnsupportedTypeError: values of a column can't be stored exactly.
     """
@@ -120,6 +135,8 @@ def track(
             table_label=table_label,
             resource_id_field=resource_id_field,
             user_id_field=user_id_field,
+            renamed_fields=renamed_fields,
+            former_labels=former_labels,
         ),
     )
     create_trail_with(table.metadata)
@@ -142,7 +159,7 @@ def _on_mapper_configured(mapper: Mapper[Any], cls: type) -> None:
     for table, _ in tracked_tables(mapper):
         create_trail_with(table.metadata)
         watch(mapper)
-        remember_mapper(mapper)
+        note_mapper(mapper)
         _with_other_mappers.add(mapper)
 
 
@@ -153,7 +170,7 @@ def _on_all_configured() -> None:
         for mapper in registry.mappers:
             if any(tracked_tables(mapper)):
                 watch(mapper)
-                remember_mapper(mapper)
+                note_mapper(mapper)
     _with_other_mappers.clear()
 
 

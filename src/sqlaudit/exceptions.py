@@ -16,13 +16,19 @@ Every error that sqlaudit raises.
     │   ├── UncapturedStatementError
     │   ├── TrailMissingError
     │   └── TrailOutdatedError
-    └── RetrievalError (ValueError)         the arguments of a question
+    ├── RetrievalError (ValueError)         a question to the trail
+    │   ├── UnknownStateError
+    │   └── NotRecordedError (AttributeError)
+    ├── RestoreError (RuntimeError)         a past state can't be written back
+    │   └── UndoConflictError
+    └── ReadOnlyError (TypeError)           an object as it was then was changed, or added to a session
 
     UncapturedStatementWarning (UserWarning)  instead of the error, with warn_uncaptured=True
 """
 
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
+from typing import Any
 
 __all__ = [
     "ActorCallbackError",
@@ -30,6 +36,9 @@ __all__ = [
     "CaptureError",
     "ConfigurationError",
     "ContextError",
+    "NotRecordedError",
+    "ReadOnlyError",
+    "RestoreError",
     "RetrievalError",
     "SQLAuditConfigError",
     "SQLAuditError",
@@ -38,7 +47,9 @@ __all__ = [
     "TrailOutdatedError",
     "UncapturedStatementError",
     "UncapturedStatementWarning",
+    "UndoConflictError",
     "UnknownFieldError",
+    "UnknownStateError",
     "UnsupportedTypeError",
     "UntrackedError",
 ]
@@ -162,3 +173,56 @@ class TrailOutdatedError(CaptureError):
 
 class RetrievalError(SQLAuditError, ValueError):
     """A question to the trail can't be answered as it was put."""
+
+
+class UnknownStateError(RetrievalError):
+    """The state of a row at a moment can't be known: the trail has no insert or baseline to begin with."""
+
+    def __init__(self, resource_type: str, resource_id: str) -> None:
+        self.resource_type = resource_type
+        self.resource_id = resource_id
+        super().__init__(
+            f"What {resource_type} {resource_id} was at that moment can't be known: the trail has neither its insert "
+            f"nor a baseline from before; ask for a moment after its first insert or baseline, and give the rows that "
+            f"existed before auditing began a baseline."
+        )
+
+
+class NotRecordedError(RetrievalError, AttributeError):
+    """An attribute of an object as it was then was asked for, and the trail doesn't hold it."""
+
+    def __init__(self, owner: str, attribute: str) -> None:
+        self.owner = owner
+        self.attribute = attribute
+        super().__init__(
+            f"{owner}.{attribute} isn't known as of then: it wasn't recorded, or is a relationship; read a "
+            f"relationship with get_resource_snapshot(..., include=[{attribute!r}])."
+        )
+
+
+class RestoreError(SQLAuditError, RuntimeError):
+    """A past state can't be written back."""
+
+
+class UndoConflictError(RestoreError):
+    """A transaction can't be undone without undoing what others did since."""
+
+    def __init__(self, transaction_id: object, conflicts: Iterable[Any]) -> None:
+        self.transaction_id = transaction_id
+        self.conflicts = tuple(conflicts)
+        """What stands against it: of `timetravel.Conflict`."""
+        super().__init__(
+            f"The transaction {transaction_id} can't be undone: {'; '.join(map(str, self.conflicts))}. "
+            f"Undo the later changes first, or all the same with force=True."
+        )
+
+
+class ReadOnlyError(SQLAuditError, TypeError):
+    """An object as it was at a moment in the past was changed, or added to a session."""
+
+    def __init__(self, class_name: str) -> None:
+        self.class_name = class_name
+        super().__init__(
+            f"This {class_name} is a copy of the past, which can't be changed or added to a session; write the past "
+            f"back with restore_resource(), or change the object of today."
+        )

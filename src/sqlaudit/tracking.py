@@ -1,7 +1,7 @@
 """What is audited: declared on a class or table, resolved to a `Tracking` on `Table.info`."""
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 from weakref import WeakSet
 
@@ -16,10 +16,10 @@ from sqlaudit.exceptions import TrackingError, UnknownFieldError, UnsupportedTyp
 __all__ = ["Declaration", "Tracking", "declaration_of", "tracked_tables", "tracking_of"]
 
 _TABLE_KEY: Final = "sqlaudit"
+_MAPPERS_KEY: Final = "sqlaudit.mappers"
 _CLASS_ATTRIBUTE: Final = "__sqlaudit_declaration__"
 
 _tracked: WeakSet[Table] = WeakSet()
-_mapped: WeakSet[Mapper[Any]] = WeakSet()
 _unresolved: WeakSet[Mapper[Any]] = WeakSet()
 
 MAX_LABEL_LENGTH: Final = 100
@@ -38,6 +38,9 @@ class Declaration:
     table_label: str | None = None
     resource_id_field: str | None = None
     user_id_field: str | None = None
+    renamed_fields: tuple[tuple[str, str], ...] = ()
+    """The key under which old changes hold a field, and the attribute that it is now."""
+    former_labels: tuple[str, ...] = ()
 
     @classmethod
     def checked(
@@ -49,6 +52,8 @@ class Declaration:
         table_label: str | None,
         resource_id_field: str | None,
         user_id_field: str | None,
+        renamed_fields: Mapping[str, str],
+        former_labels: Collection[str],
     ) -> "Declaration":
         """
         Return the declaration of these arguments.
@@ -78,6 +83,9 @@ class Declaration:
                 f"exclude_fields and tracked_fields or masked_fields both name "
                 f"{', '.join(map(repr, sorted(contradiction)))}; leave it out of one of them."
             )
+        former = _names("former_labels", former_labels)
+        if table_label in former:
+            raise TrackingError(f"former_labels names {table_label!r}, the label of today; leave it out.")
         return cls(
             tracked_fields=tracked,
             exclude_fields=excluded,
@@ -85,6 +93,8 @@ class Declaration:
             table_label=table_label,
             resource_id_field=resource_id_field,
             user_id_field=user_id_field,
+            renamed_fields=_renamed(renamed_fields),
+            former_labels=former,
         )
 
 
@@ -118,6 +128,14 @@ class Tracking:
     user_key: str | None
     """The column that holds the actor when nobody else knows one."""
     links: tuple[Link, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """The column of today by the key that it had in older changes."""
+    former_labels: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every `resource_type` that its changes have had, the one of today first."""
+        return (self.label, *self.former_labels)
 
     @property
     def key_columns(self) -> frozenset[str]:
@@ -141,21 +159,23 @@ def all_tracked() -> Collection[Table]:
     return _tracked
 
 
-def remember_mapper(mapper: Mapper[Any]) -> None:
-    """Remember that *mapper*'s rows are in audited tables, which know nothing of their mappers."""
-    _mapped.add(mapper)
-
-
-def all_mapped() -> Collection[Mapper[Any]]:
-    """Return every mapper there is whose rows are in audited tables."""
-    return _mapped
-
-
 def tracked_tables(mapper: Mapper[Any]) -> Iterator[tuple[Table, Tracking]]:
     """Yield the audited tables that the rows of *mapper* are in, base tables first."""
     for table in written_tables(mapper):
         if (tracking := tracking_of(table)) is not None:
             yield table, tracking
+
+
+def note_mapper(mapper: Mapper[Any]) -> None:
+    """Remember with its tables that objects of *mapper* have rows in them."""
+    for table in written_tables(mapper):
+        table.info.setdefault(_MAPPERS_KEY, WeakSet()).add(mapper)
+
+
+def mappers_of(table: Table) -> Collection[Mapper[Any]]:
+    """Return the mappers whose objects have rows in a tracked table; none for a secondary table."""
+    mappers: Collection[Mapper[Any]] = table.info.get(_MAPPERS_KEY, ())
+    return mappers
 
 
 def written_tables(mapper: Mapper[Any]) -> list[Table]:
@@ -238,7 +258,7 @@ def resolve_mapper(mapper: Mapper[Any]) -> None:
             f"{mapper.class_.__name__} is mapped to a select, so its columns are no table's; give the table to track()."
         )
     for table in tables:
-        _resolve(table, _owner_label(mapper, table), chosen)
+        _resolve(table, _owner_label(mapper, table), chosen, _owner_former_labels(mapper, table))
     for relationship in relationships:
         _resolve_link(mapper, relationship)
 
@@ -254,7 +274,7 @@ def resolve_table(table: Table, declaration: Declaration) -> None:
     """
     fields: _Fields = {key: (column,) for key, column in table.columns.items()}
     chosen = _choose(declaration, fields, f"the table {table.fullname}")
-    _resolve(table, declaration.table_label or table.name, chosen)
+    _resolve(table, declaration.table_label or table.name, chosen, declaration.former_labels)
 
 
 # --- resolving -------------------------------------------------------------------------------------------------------
@@ -268,6 +288,8 @@ class _Chosen:
     masked: frozenset[Column[Any]]
     resource_key: tuple[Column[Any], ...]
     user_key: tuple[Column[Any], ...]
+    renamed: tuple[tuple[str, Column[Any]], ...]
+    """Keys of older changes, and the columns that they are now."""
 
 
 def _attribute_columns(mapper: Mapper[Any]) -> _Fields:
@@ -333,15 +355,31 @@ def _choose(declaration: Declaration, fields: _Fields, owner: str) -> _Chosen:
         columns_of("resource_id_field", [resource_id_field])
     if user_id_field is not None:
         columns_of("user_id_field", [user_id_field])
+    renamed = tuple((old, column) for old, name in _present(declaration, fields, owner) for column in fields[name])
     return _Chosen(
         fields=(columns_of("tracked_fields", named) | masked) - excluded,
         masked=masked,
         resource_key=fields[resource_id_field] if resource_id_field is not None else (),
         user_key=fields[user_id_field] if user_id_field is not None else (),
+        renamed=renamed,
     )
 
 
-def _resolve(table: Table, label: str, chosen: _Chosen) -> None:
+def _present(declaration: Declaration, fields: _Fields, owner: str) -> tuple[tuple[str, str], ...]:
+    """Return the renamed fields of *declaration*, which name attributes that there are."""
+    unknown = {name: old for old, name in declaration.renamed_fields if name not in fields}
+    for name, old in unknown.items():
+        if old in fields:
+            raise TrackingError(
+                f"renamed_fields of {owner} says that {old!r} is now {name!r}, but {old!r} is the one that there is; "
+                f"the old name goes first: {{{name!r}: {old!r}}}."
+            )
+    if unknown:
+        raise UnknownFieldError(owner, "renamed_fields", unknown, fields)
+    return declaration.renamed_fields
+
+
+def _resolve(table: Table, label: str, chosen: _Chosen, former_labels: tuple[str, ...]) -> None:
     earlier = tracking_of(table)
     fields = {column.key for column in chosen.fields if column.table is table}
     masked = {column.key for column in chosen.masked if column.table is table}
@@ -374,6 +412,9 @@ def _resolve(table: Table, label: str, chosen: _Chosen) -> None:
         is_open = isinstance(column.type, NullType) and column.foreign_keys
         if not is_open and not is_supported(column.type):
             raise UnsupportedTypeError(f"{table.fullname}.{key}", repr(column.type))
+    renamed = _renamed_columns(table, chosen, {} if earlier is None else earlier.renamed)
+    if earlier is not None:
+        label, former_labels = earlier.label, tuple(dict.fromkeys((*earlier.former_labels, *former_labels)))
     tracking = Tracking(
         label=label,
         fields=tuple(key for key in table.columns.keys() if key in fields),
@@ -382,31 +423,83 @@ def _resolve(table: Table, label: str, chosen: _Chosen) -> None:
         resource_key=resource_key,
         user_key=user_key if user_key is not None or earlier is None else earlier.user_key,
         links=() if earlier is None else earlier.links,
+        renamed=renamed,
+        former_labels=former_labels,
     )
-    _refuse_taken_label(table, label)
+    _refuse_taken_label(table, tracking)
     _tracked.add(table)
-    table.info[_TABLE_KEY] = tracking if earlier is None else replace(tracking, label=earlier.label)
+    table.info[_TABLE_KEY] = tracking
+
+
+def _renamed_columns(table: Table, chosen: _Chosen, earlier: Mapping[str, str]) -> dict[str, str]:
+    """Return the columns of *table* by the keys that they had in older changes."""
+    renamed = dict(earlier)
+    for old, column in chosen.renamed:
+        if column.table is not table:
+            continue
+        if old in table.columns:
+            raise TrackingError(
+                f"renamed_fields says that {old!r} is now {column.key!r}, but {table.fullname} still has a column "
+                f"{old!r}; leave it out."
+            )
+        if renamed.setdefault(old, column.key) != column.key:
+            raise TrackingError(
+                f"renamed_fields says that {old!r} of {table.fullname} is now {renamed[old]!r}, and {column.key!r}; "
+                f"leave one of them out."
+            )
+    return renamed
 
 
 def _owner_label(mapper: Mapper[Any], table: Table) -> str:
-    """Return the label of the class that owns *table*: of the first in the hierarchy that is mapped to it."""
-    owners = [each.class_ for each in mapper.iterate_to_root() if each.local_table is table]
-    if not owners:
-        # Of a join that a class is mapped to.
+    """Return the label of the class that owns *table*."""
+    owner = _owner(mapper, table)
+    if owner is None:
         return table.name
-    owner = owners[-1]
     own: Declaration | None = vars(owner).get(_CLASS_ATTRIBUTE)
     return own.table_label if own is not None and own.table_label else owner.__name__
 
 
-def _refuse_taken_label(table: Table, label: str) -> None:
+def _owner_former_labels(mapper: Mapper[Any], table: Table) -> tuple[str, ...]:
+    """Return the former labels of the class that owns *table*: they are of that class alone, as its label is."""
+    owner = _owner(mapper, table)
+    own: Declaration | None = None if owner is None else vars(owner).get(_CLASS_ATTRIBUTE)
+    return () if own is None else own.former_labels
+
+
+def _owner(mapper: Mapper[Any], table: Table) -> type | None:
+    """Return the first class in the hierarchy that is mapped to *table*; None for a part of a join."""
+    owners = [each.class_ for each in mapper.iterate_to_root() if each.local_table is table]
+    return owners[-1] if owners else None
+
+
+def _refuse_taken_label(table: Table, tracking: Tracking) -> None:
+    if tracking.label in tracking.former_labels:
+        raise TrackingError(
+            f"former_labels of {table.fullname} names {tracking.label!r}, its label of today; leave it out."
+        )
     for other in table.metadata.tables.values():
-        tracking = tracking_of(other)
-        if other is not table and tracking is not None and tracking.label == label:
+        its = tracking_of(other)
+        if other is table or its is None:
+            continue
+        if its.label == tracking.label:
             raise TrackingError(
-                f"The tables {other.fullname} and {table.fullname} both have the label {label!r}; give one of them "
+                f"The tables {other.fullname} and {table.fullname} both have the label {its.label!r}; give one of them "
                 f"another with table_label=."
             )
+        if shared := {*its.labels} & {*tracking.labels}:
+            raise TrackingError(
+                f"The tables {other.fullname} and {table.fullname} both have, or had, the label "
+                f"{', '.join(map(repr, sorted(shared)))}; its changes can be of one of them alone: leave it out of the "
+                f"former_labels of the other."
+            )
+
+
+def _renamed(renamed: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    if not isinstance(renamed, Mapping) or not all(isinstance(name, str) for pair in renamed.items() for name in pair):
+        raise TrackingError(
+            f"renamed_fields is {renamed!r}; expected a mapping of old names to the names of today's attributes."
+        )
+    return tuple(renamed.items())
 
 
 def _names(argument: str, names: Collection[str]) -> tuple[str, ...]:

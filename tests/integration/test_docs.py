@@ -1,21 +1,25 @@
-"""The programs in the pages of docs/ run as they stand there."""
+"""The Python code of docs/*.md runs as it stands there."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parents[2] / "docs"
+from integration.test_readme import blocks_of, programs_of
+
+PROGRAMS = {
+    f"{page.name}: {heading}": program
+    for page in sorted((Path(__file__).parents[2] / "docs").glob("*.md"))
+    for heading, program in programs_of(blocks_of(page.read_text(encoding="utf-8"))).items()
+}
 
 
-@pytest.mark.parametrize("page", sorted(each.name for each in DOCS.glob("*.md")))
-def test_the_program_of_a_page_runs(page: str, tmp_path: Path) -> None:
-    """The Python blocks of a page are one program that ends well, without warnings."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    program = tmp_path / "program.py"
-    program.write_text("".join(blocks), encoding="utf-8")
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_code_of_the_documentation_runs(name: str, tmp_path: Path) -> None:
+    """The blocks under a heading of a page are a program that ends well, without warnings."""
+    program = tmp_path / "page.py"
+    program.write_text(PROGRAMS[name], encoding="utf-8")
 
     done = subprocess.run(
         [sys.executable, "-W", "error", program.name],
@@ -26,5 +30,4 @@ def test_the_program_of_a_page_runs(page: str, tmp_path: Path) -> None:
         check=False,
     )
 
-    assert blocks
     assert done.returncode == 0, done.stdout + done.stderr

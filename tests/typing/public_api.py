@@ -20,8 +20,10 @@ from sqlaudit import (
     AuditContext,
     Change,
     FieldChange,
+    FieldDiff,
     OldNew,
     Operation,
+    Snapshot,
     SQLAuditConfig,
     Subscription,
     audit_context,
@@ -35,14 +37,24 @@ from sqlaudit import (
     create_audit_tables_sync,
     create_baseline,
     create_baseline_sync,
+    diff_resource,
+    diff_resource_sync,
     get_audit_context,
     get_changes,
     get_changes_sync,
     get_config,
     get_resource_changes,
     get_resource_changes_sync,
+    get_resource_snapshot,
+    get_resource_snapshot_sync,
+    get_snapshots,
+    get_snapshots_sync,
     has_config,
+    load_as_of,
+    load_as_of_sync,
     register_hooks,
+    restore_resource,
+    restore_resource_sync,
     select_changes,
     set_audit_context,
     set_config,
@@ -50,6 +62,8 @@ from sqlaudit import (
     stream_changes_sync,
     track,
     track_table,
+    undo_transaction,
+    undo_transaction_sync,
 )
 from sqlaudit.types import Masked
 
@@ -351,3 +365,39 @@ def a_block_does_not_swallow_exceptions() -> int:
     """A function that returns within a block returns: type checkers know that the block lets errors through."""
     with audit_context(user_id=1):
         return 1
+
+
+# --- looking into the past -------------------------------------------------------------------------------------------
+
+
+async def the_past_is_typed(session: AsyncSession, plain: Session) -> None:
+    """An AsyncSession, or none, is to be awaited or iterated over asynchronously; a Session isn't."""
+    assert_type(await get_resource_snapshot(Customer, 1, session=session, at=1), Snapshot)
+    assert_type(await get_resource_snapshot(Customer, 1, at=dt.datetime.now(dt.UTC)), Snapshot)
+    assert_type(get_resource_snapshot(Customer, 1, session=plain, at=uuid.uuid4()), Snapshot)
+    assert_type(get_resource_snapshot_sync(Customer, 1, include=["orders"]), Snapshot)
+    assert_type(get_snapshots(Customer, session=session), AsyncIterator[Snapshot])
+    assert_type(get_snapshots(Customer, session=plain, where={"name": "a"}), Iterator[Snapshot])
+    assert_type(get_snapshots_sync(Customer), Iterator[Snapshot])
+    assert_type(await load_as_of(Customer, 1, session=session, at=None), Customer | None)
+    assert_type(load_as_of(Customer, 1, session=plain, at=None), Customer | None)
+    assert_type(load_as_of_sync(Customer, 1, at=None), Customer | None)
+    assert_type(await diff_resource(Customer, 1, 1, 2, session=session), dict[str, FieldDiff])
+    assert_type(diff_resource(Customer, 1, 1, session=plain), dict[str, FieldDiff])
+    assert_type(diff_resource_sync(Customer, 1, 1, session=plain), dict[str, FieldDiff])
+    assert_type(await restore_resource(Customer, 1, session=session, at=1), Customer | None)
+    assert_type(restore_resource(Customer, 1, session=plain, at=1, delete=True), Customer | None)
+    assert_type(restore_resource_sync(Customer, 1, session=plain, at=1), Customer | None)
+    assert_type(await undo_transaction(uuid.uuid4(), session=session), list[int])
+    assert_type(undo_transaction(uuid.uuid4(), session=plain, force=True), list[int])
+    assert_type(undo_transaction_sync(uuid.uuid4(), session=plain), list[int])
+
+
+def misspelt_questions_about_the_past_are_rejected(session: AsyncSession, plain: Session) -> None:
+    """Keywords that there aren't, and values of another type, are errors; what is written needs a session."""
+    get_resource_snapshot_sync(Customer, 1, when=1)  # type: ignore[call-arg]
+    get_resource_snapshot_sync(Customer, 1, at="now")  # type: ignore[arg-type]
+    get_snapshots_sync(Customer, session=session)  # type: ignore[arg-type]
+    restore_resource_sync(Customer, 1, at=1)  # type: ignore[call-arg]
+    undo_transaction_sync("1", session=plain)  # type: ignore[arg-type]
+    track_table(renamed_fields=["a"])  # type: ignore[arg-type]

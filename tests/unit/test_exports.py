@@ -32,14 +32,20 @@ def test_a_star_import_gives_the_everyday_names() -> None:
         "audit_context",
         "clear_audit_context",
         "create_audit_tables",
+        "diff_resource",
         "get_audit_context",
         "get_resource_changes",
         "get_resource_changes_sync",
+        "get_resource_snapshot",
+        "get_snapshots",
+        "load_as_of",
         "register_hooks",
+        "restore_resource",
         "set_audit_context",
         "set_config",
         "track",
         "track_table",
+        "undo_transaction",
     }
 
     assert everyday <= set(sqlaudit.__all__)

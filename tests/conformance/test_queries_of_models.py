@@ -73,6 +73,8 @@ class Chapter(Base):
     """Has a key of two columns, and footnotes that refer to both."""
 
     __tablename__ = "q_chapter"
+    # What a foreign key of MariaDB's refers to has an index in that order.
+    __table_args__ = (sa.UniqueConstraint("number", "book_id"),)
 
     book_id: Mapped[int] = mapped_column(ForeignKey("q_book.id"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)

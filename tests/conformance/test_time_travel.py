@@ -426,9 +426,9 @@ async def test_senseless_questions_are_refused(
 async def test_all_rows_of_a_moment_are_iterated_over(maker: Maker) -> None:
     """Those that there were, as they were, in pages; filtered by the values of then."""
     async with maker(expire_on_commit=False) as session:
-        tags = [Tag(id=number, name=f"n{number % 3}") for number in range(450)]
+        tags = [Tag(id=number, name=f"n{number % 3}") for number in range(1, 451)]
         await save(session, *tags)
-        last = (await ids_of(maker, "Tag", 449))[0]
+        last = (await ids_of(maker, "Tag", 450))[0]
         for tag in tags[:100]:
             tag.name = "changed"
         await session.delete(tags[449])
@@ -439,9 +439,9 @@ async def test_all_rows_of_a_moment_are_iterated_over(maker: Maker) -> None:
         some = [each.resource_id async for each in get_snapshots(Tag, session=session, at=last, where={"name": "n0"})]
         none = [each async for each in get_snapshots(Tag, session=session, at=last - 450)]
 
-    assert then == {number: {"id": number, "name": f"n{number % 3}"} for number in range(450)}
-    assert now == set(range(449))
-    assert sorted(some) == list(range(0, 450, 3))
+    assert then == {number: {"id": number, "name": f"n{number % 3}"} for number in range(1, 451)}
+    assert now == set(range(1, 450))
+    assert sorted(some) == list(range(3, 451, 3))
     assert none == []
 
 
@@ -912,7 +912,7 @@ async def stored_last(maker: Maker) -> tuple[int]:
 async def test_a_snapshot_uses_the_index_of_the_resource(maker: Maker, engine: AsyncEngine, at: str) -> None:
     """However large the trail is, the changes of the row are found by their index, in one query per table."""
     async with maker() as session:
-        session.add_all([Tag(id=number, name="n") for number in range(3000)])
+        session.add_all([Tag(id=number, name="n") for number in range(1, 3001)])
         await session.commit()
         tag = await session.get_one(Tag, 1500)
         for number in range(10):
@@ -933,18 +933,19 @@ async def test_a_snapshot_uses_the_index_of_the_resource(maker: Maker, engine: A
     assert "sqlaudit_change_resource" in plan
     assert "Seq Scan" not in plan
     assert "SCAN sqlaudit_change" not in plan
+    assert " ALL " not in plan
 
 
 @contextlib.contextmanager
 def planned(engine: AsyncEngine) -> Iterator[list[str]]:
     """Give the plans of the queries of the trail in the block."""
     plans: list[str] = []
-    explain = "EXPLAIN" if engine.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
+    explain = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
 
     def listen(connection: Any, _: Any, statement: str, parameters: Any, __: Any, ___: Any) -> None:
         if statement.startswith("SELECT") and "sqlaudit_change" in statement:
             rows = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
-            plans.append("\n".join(str(row[-1]) for row in rows))
+            plans.append("\n".join(" ".join(map(str, row)) for row in rows))
 
     sa.event.listen(engine.sync_engine, "before_cursor_execute", listen)
     try:
@@ -1046,7 +1047,7 @@ async def test_a_resource_id_of_the_users_choice_names_the_row(odd: Maker) -> No
 @pytest.mark.parametrize("value", [sa.null(), sa.JSON.NULL, {"a": 1}])
 async def test_each_null_of_a_document_is_restored_as_itself(odd: Maker, value: Any) -> None:
     """SQL NULL, or the JSON value null: in a row that is there, and in one that is made anew in spite of a default."""
-    query = "SELECT plain IS NULL, CAST(plain AS TEXT) FROM named"
+    query = "SELECT plain IS NULL, CAST(plain AS CHAR(100)) FROM named"
     async with odd() as session:
         await session.execute(sa.insert(Named).values(id=1, code="x", plain=value))
         await session.commit()

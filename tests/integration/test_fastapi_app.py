@@ -238,8 +238,9 @@ def entry(operation: str, user: str, field: str, old: Any, new: Any, **context: 
 
 def stored_changes(database: Database) -> list[StoredChange]:
     """Return the trail as it is stored, in the order of its ids."""
-    documents = ", ".join(f"CAST({name} AS TEXT) AS {name}" for name in ("context", "old_values", "new_values"))
-    query = f"SELECT operation, resource_id, changed_by, {documents} FROM sqlaudit_change ORDER BY id"
+    query = (
+        "SELECT operation, resource_id, changed_by, context, old_values, new_values FROM sqlaudit_change ORDER BY id"
+    )
     engine = database.make_engine()
     with engine.connect() as connection:
         rows = connection.execute(text(query)).all()
@@ -249,12 +250,17 @@ def stored_changes(database: Database) -> list[StoredChange]:
             operation=row.operation,
             resource_id=row.resource_id,
             changed_by=row.changed_by,
-            context=json.loads(row.context or "null"),
-            old_values=json.loads(row.old_values or "null"),
-            new_values=json.loads(row.new_values or "null"),
+            context=document(row.context),
+            old_values=document(row.old_values),
+            new_values=document(row.new_values),
         )
         for row in rows
     ]
+
+
+def document(stored: Any) -> Any:
+    """Return a JSON column, which some drivers give as text."""
+    return json.loads(stored) if isinstance(stored, str) else stored
 
 
 def note_of(database: Database, customer_id: int) -> str | None:

@@ -22,6 +22,7 @@ __all__ = [
     "among",
     "audited_table",
     "batched",
+    "inserted_image",
     "read_images",
     "select_images",
 ]
@@ -67,6 +68,8 @@ class AuditedTable:
 
     key_codecs: tuple[Codec, ...]
     """Of the primary key."""
+    made_of_zero: str | None
+    """The column in which MariaDB and MySQL make a key of their own of 0."""
 
     def row_key(self, values: tuple[Any, ...]) -> str:
         """Return the canonical text of a primary key."""
@@ -146,7 +149,15 @@ def _audited_table(table: Table, tracking: Tracking, dialect: Dialect) -> Audite
     keys = {*tracking.recorded, *tracking.key_columns}
     codecs = {key: _OPAQUE if key in tracking.masked else codec_of(table.columns[key].type, dialect) for key in keys}
     primary_key = tuple(column.key for column in table.primary_key)
-    return AuditedTable(table, tracking, codecs, primary_key, tuple(codecs[key] for key in primary_key))
+    generated = table.autoincrement_column if dialect.name in ("mysql", "mariadb") else None
+    return AuditedTable(
+        table,
+        tracking,
+        codecs,
+        primary_key,
+        tuple(codecs[key] for key in primary_key),
+        made_of_zero=None if generated is None else generated.key,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +203,22 @@ def select_images(
     )
     dumps = tuple((key, audited.codecs[key].as_read.dump) for key in wanted)
     return ImageQuery(audited, query.with_for_update(key_share=True, of=source), primary_key, dumps, ambiguous)
+
+
+def inserted_image(images: Mapping[str, Image], audited: AuditedTable, key: tuple[Any, ...]) -> Image:
+    """
+    Return what an inserted row holds, of those that were read.
+
+    Raises:
+        CaptureError: it isn't there under the key that SQLAlchemy knows.
+    """
+    image = images.get(audited.row_key(key))
+    if image is None:
+        raise CaptureError(
+            f"A row that was inserted into {audited.table.name} isn't there under its key: the database has made "
+            f"another of it, as MariaDB does of 0, or a trigger has; let the database make the key, or give another."
+        )
+    return image
 
 
 def among(columns: Sequence[ColumnElement[Any]], rows: Sequence[tuple[Any, ...]]) -> ColumnElement[bool]:

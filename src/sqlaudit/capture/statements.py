@@ -47,6 +47,7 @@ from sqlaudit.capture.rows import (
     among,
     audited_table,
     batched,
+    inserted_image,
     read_images,
     select_images,
 )
@@ -433,8 +434,8 @@ def _tell_inserted(
 ) -> Batches:
     for chunk in batched(keys_of(result), ROWS_PER_SELECT):
         new = read_images(sending.connection, audited, None, chunk, sending.options)
-        row_keys = [audited.row_key(key) for key in chunk]
-        yield [change for row_key in row_keys for change in audited.changes(Operation.INSERT, {}, new[row_key])]
+        images = [inserted_image(new, audited, key) for key in chunk]
+        yield [change for image in images for change in audited.changes(Operation.INSERT, {}, image)]
 
 
 def _only_key(result: CursorResult[Any]) -> list[Key]:

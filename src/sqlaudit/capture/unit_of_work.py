@@ -23,7 +23,15 @@ from sqlalchemy.orm import ColumnProperty, InstanceState, Mapper, RelationshipPr
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.base import NO_VALUE
 
-from sqlaudit.capture.rows import AuditedTable, Image, ParameterSets, RowChange, audited_table, read_images
+from sqlaudit.capture.rows import (
+    AuditedTable,
+    Image,
+    ParameterSets,
+    RowChange,
+    audited_table,
+    inserted_image,
+    read_images,
+)
 from sqlaudit.codec import JSON_NULL
 from sqlaudit.context import AuditContext
 from sqlaudit.exceptions import CaptureError
@@ -534,6 +542,7 @@ class _After:
     unread: set[str]
     """What may have changed, and is not in memory."""
     primary_key: tuple[Any, ...]
+    is_gone: bool = False
 
 
 def changes_of(flush: Flush) -> dict[Connection, list[RowChange]]:
@@ -579,8 +588,13 @@ def _read_new(afters: Sequence[_After]) -> None:
         columns = frozenset().union(*(after.unread for after in together))
         images = read_images(connection, audited, columns, dict.fromkeys(after.primary_key for after in together))
         for after in together:
-            image = images[audited.row_key(after.primary_key)]
-            after.new.update((key, image[key]) for key in after.unread)
+            if after.write.operation is Operation.INSERT:
+                image = inserted_image(images, audited, after.primary_key)
+            else:
+                # An UPDATE of a row that another transaction has deleted, which not every driver counts.
+                image = images.get(audited.row_key(after.primary_key), {})
+                after.is_gone = not image
+            after.new.update((key, image[key]) for key in after.unread if key in image)
 
 
 def _in_sql_order(done: list[_Write | _Recorded]) -> Iterator[_Write | _Recorded]:
@@ -623,7 +637,8 @@ def _after(rows: _Rows, audited: AuditedTable, write: _Write, before: _Before | 
             if before is not None and not before.may_differ(key, value):
                 continue
             codec = audited.codecs[key]
-            if _is_sql(value) or (field.identity is None and codec.must_be_read(value)):
+            made_by_database = key == audited.made_of_zero and value == 0
+            if made_by_database or _is_sql(value) or (field.identity is None and codec.must_be_read(value)):
                 unread.add(key)
             else:
                 new[key] = codec.dump(JSON_NULL if value is None and field.evaluates_none else value)
@@ -664,7 +679,7 @@ def _row_changes(flush: Flush, after: _After) -> Iterable[RowChange]:
     before = write.before.get(audited.table)
     if before is None:
         return audited.changes(write.operation, {}, new)
-    if before.is_gone:
+    if before.is_gone or after.is_gone:
         return ()
     codecs, found, remembered = audited.codecs, before.read or {}, before.remembered
     old = {

@@ -62,7 +62,11 @@ def date_range_in(argument: str, date_range: Any, zone: dt.tzinfo) -> DateRange:
     for each in date_range:
         if each is not None and not isinstance(each, dt.datetime):
             raise RetrievalError(f"{argument} holds a {type(each).__name__}; expected a datetime or None.")
-    start, end = (each if each is None or each.tzinfo is not None else each.replace(tzinfo=zone) for each in date_range)
+    # In UTC: in the hour that comes twice, datetimes of one zone are compared by the clock on the wall.
+    start, end = (
+        each if each is None else (each if each.tzinfo is not None else each.replace(tzinfo=zone)).astimezone(dt.UTC)
+        for each in date_range
+    )
     if start is not None and end is not None and start > end:
         raise RetrievalError(f"{argument} ends ({end}) before it starts ({start}); give the earlier one first.")
     return start, end

@@ -128,12 +128,19 @@ def _write(
     ]
     insert = _insert_into(config.trail, dialect)
     try:
+        written = 0
         for document in _documents(rows):
-            connection.execute(insert, {**shared, "changes": document}, execution_options={**options, **_OWN})
+            parameters = {**shared, "changes": document}
+            written += connection.execute(insert, parameters, execution_options={**options, **_OWN}).rowcount
     except DBAPIError as error:
         if _is_missing_table(error, config.trail.name):
             raise TrailMissingError(config.trail.fullname) from error
         raise
+    if 0 <= written < len(rows):
+        raise CaptureError(
+            "The sql_mode of the connection isn't strict: the database may have stored other values than it was given, "
+            "and nobody was told; use STRICT_TRANS_TABLES, which is the default."
+        )
 
 
 def _documents(rows: list[Any]) -> Iterator[str]:
@@ -238,6 +245,8 @@ class _Unpacking:
     document: Callable[[int], str]
     """Of the place of a value in a change: the document; NULL for null."""
     place: str
+    condition: str | None = None
+    """Without which nothing is written."""
 
 
 _UNPACKING: Final = {
@@ -262,6 +271,7 @@ _UNPACKING: Final = {
         "`change`.text{}".format,
         "IF(JSON_TYPE(`change`.document{0}) = 'NULL', NULL, `change`.document{0})".format,
         "`change`.place",
+        "@@SESSION.sql_mode LIKE '%STRICT%'",
     ),
 }
 
@@ -291,6 +301,8 @@ def _insert_into(trail: Table, dialect: str) -> Insert:
     for place, column in enumerate((columns.old_values, columns.new_values), len(texts)):
         values[column] = literal_column(unpacking.document(place))
     rows = select(*values.values()).select_from(text(unpacking.rows)).order_by(literal_column(unpacking.place))
+    if unpacking.condition is not None:
+        rows = rows.where(text(unpacking.condition))
     return trail.insert().from_select(list(values), rows, include_defaults=False)
 
 

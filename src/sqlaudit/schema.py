@@ -114,9 +114,11 @@ def _create(connection: Connection, trail: Table) -> None:
 
 def _check(connection: Connection, trail: Table) -> None:
     inspector = inspect(connection)
-    if not inspector.has_table(trail.name, schema=trail.schema):
+    places = connection.get_execution_options().get("schema_translate_map") or {}
+    schema = places.get(trail.schema, trail.schema)
+    if not inspector.has_table(trail.name, schema=schema):
         raise TrailMissingError(trail.fullname)
-    there = {column["name"] for column in inspector.get_columns(trail.name, schema=trail.schema)}
+    there = {column["name"] for column in inspector.get_columns(trail.name, schema=schema)}
     missing = [column.name for column in trail.columns if column.name not in there]
     if missing:
         raise TrailOutdatedError(trail.fullname, missing)

@@ -1,10 +1,13 @@
-"""Which connections a change can be recorded on."""
+"""Which connections a change can be recorded on, and what they raise."""
+
+from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from sqlaudit.exceptions import CaptureError
 
-__all__ = ["refuse_autocommit"]
+__all__ = ["as_sqlalchemy_raises", "refuse_autocommit"]
 
 
 def refuse_autocommit(connection: Connection) -> None:
@@ -22,3 +25,21 @@ def refuse_autocommit(connection: Connection) -> None:
             "The connection is in AUTOCOMMIT mode, where a change and its trail can't be committed together; use "
             "another isolation level for sessions that write tracked models."
         )
+
+
+def as_sqlalchemy_raises(connection: Connection, error: Exception) -> Exception:
+    """
+    Return what SQLAlchemy would raise for *error*, if it came from a statement and not from a server-side cursor.
+
+    asyncpg waits for locks when rows are fetched, and SQLAlchemy hands on as they are the errors of that.
+    """
+    adapted: Any = connection.connection.dbapi_connection
+    dbapi: Any = connection.dialect.dbapi
+    try:
+        adapted._handle_exception(error)  # noqa: SLF001 (what the adapter itself does with the errors of statements)
+    except dbapi.Error as known:
+        translated: Exception = DBAPIError.instance(None, None, known, dbapi.Error, dialect=connection.dialect)
+        return translated
+    except Exception:  # noqa: BLE001 (another driver, or no error of the database's)
+        return error
+    return error

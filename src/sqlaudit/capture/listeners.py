@@ -100,6 +100,10 @@ def after_flush(session: Session, context: UOWTransaction) -> None:
 
 def before_commit(session: Session) -> None:
     """Runs before a transaction is committed, or a savepoint released."""
+    _refuse_broken(session)
+
+
+def _refuse_broken(session: Session) -> None:
     if session.info.get(_BROKEN_KEY) is not None:
         raise CaptureError(
             "A statement of this transaction was sent, but could not be recorded; roll back what it did."
@@ -193,6 +197,7 @@ def _attend(session: Session, connection: Connection) -> None:
         event.listen(engine, "before_execute", _before_execute, retval=True)
         event.listen(engine, "after_execute", _after_execute)
         event.listen(engine, "before_cursor_execute", _before_cursor_execute)
+        event.listen(engine, "commit", _on_commit)
 
 
 def _hooked_session(execution_options: Any) -> Session | None:
@@ -311,6 +316,14 @@ def _before_cursor_execute(
         refusal = find_hidden_dml(compiled) if getattr(compiled, "ctes", None) else None
     if refusal is not None:
         _refuse(refusal, config_of(session))
+
+
+def _on_commit(connection: Connection) -> None:
+    """Runs before a transaction is committed, by the session or by the connection itself."""
+    reference = connection.get_execution_options().get(_SESSION_OPTION)
+    session = None if reference is None else reference()
+    if session is not None:
+        _refuse_broken(session)
 
 
 def _refuse(refusal: UncapturedStatementError, config: SQLAuditConfig) -> None:

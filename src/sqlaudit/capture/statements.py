@@ -20,6 +20,8 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     FromClause,
+    Row,
+    Select,
     Table,
     TableClause,
     UniqueConstraint,
@@ -30,6 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.mysql.dml import OnDuplicateClause
 from sqlalchemy.engine import CursorResult
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
 from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList
@@ -37,7 +40,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.selectable import ScalarSelect, SelectBase
 
 from sqlaudit.capture.cascades import CascadedRows, has_dependents, read_cascaded
-from sqlaudit.capture.connections import refuse_autocommit
+from sqlaudit.capture.connections import as_sqlalchemy_raises, refuse_autocommit
 from sqlaudit.capture.rows import (
     ROWS_PER_SELECT,
     AuditedTable,
@@ -286,14 +289,30 @@ def _read_rows(
         if row_keys is None and (sending.is_many or len(select.get_final_froms()) > 1):
             # Several parameter sets, and an UPDATE..FROM, can find a row more than once.
             row_keys = set()
-        found = sending.connection.execute(select, execution_options={**sending.options, "yield_per": ROWS_PER_SELECT})
-        for partition in found.partitions():
+        for partition in _partitions(sending, select):
             chunk = {audited.row_key(key): (key, image) for key, image in map(query.decode, partition)}
             if row_keys is not None:
                 chunk = {row_key: row for row_key, row in chunk.items() if row_key not in row_keys}
                 row_keys.update(chunk)
             rows.put(list(chunk.values()))
     return rows
+
+
+def _partitions(sending: Sending, query: Select[Any]) -> Iterator[Sequence[Row[Any]]]:
+    """Yield the rows of *query* in parts, of which one is in memory."""
+    connection = sending.connection
+    found = connection.execute(query, execution_options={**sending.options, "yield_per": ROWS_PER_SELECT})
+    partitions = found.partitions()
+    while True:
+        try:
+            partition = next(partitions, None)
+        except SQLAlchemyError:
+            raise
+        except Exception as error:
+            raise as_sqlalchemy_raises(connection, error) from error
+        if partition is None:
+            return
+        yield partition
 
 
 def _criteria(sending: Sending, primary_key: Sequence[ColumnElement[Any]]) -> Iterator[ColumnElement[bool] | None]:
@@ -382,6 +401,7 @@ def _read_before_insert(sending: Sending, audited: AuditedTable) -> Pending:
     conflict = getattr(insert, "_post_values_clause", None)
     if conflict is None:
         return _insert(sending, audited, ignores_conflicts=False)
+    _refuse_new_key(audited, conflict)
     if isinstance(conflict, OnDuplicateClause):
         return _read_before_upsert(sending, audited, list(_unique_keys(audited.table)))
     if hasattr(conflict, "update_values_to_set"):
@@ -508,6 +528,15 @@ def _read_before_upsert(sending: Sending, audited: AuditedTable, uniques: Sequen
         old = [query.decode(row) for row in sending.connection.execute(select_old, execution_options=sending.options)]
         rows.put([_Expected(conflicting, old)])
     return Pending(sending.statement, partial(_tell_upserted, sending, audited, rows))
+
+
+def _refuse_new_key(audited: AuditedTable, conflict: Any) -> None:
+    set_ = dict(getattr(conflict, "update_values_to_set", None) or getattr(conflict, "update", None) or {})
+    names = {str(getattr(name, "name", name)) for name in set_}
+    if names & {column.name for column in audited.table.primary_key}:
+        raise UncapturedStatementError(
+            "An upsert that sets the primary key", audited.table.name, "load the objects, set their keys and flush"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -634,7 +634,7 @@ def _after(rows: _Rows, audited: AuditedTable, write: _Write, before: _Before | 
         key = field.key
         value = NO_VALUE if field.attribute is None else current.get(field.attribute, NO_VALUE)
         if value is not NO_VALUE:
-            if before is not None and not before.may_differ(key, value):
+            if before is not None and (not before.may_differ(key, value) or _is_not_sent(write, field, value)):
                 continue
             codec = audited.codecs[key]
             made_by_database = key == audited.made_of_zero and value == 0
@@ -662,6 +662,15 @@ def _after(rows: _Rows, audited: AuditedTable, write: _Write, before: _Before | 
         for field in rows.primary_key
     )
     return _After(write, audited, new, unread, primary_key)
+
+
+def _is_not_sent(write: _Write, field: _Field, value: object) -> bool:
+    """Return whether SQLAlchemy takes *value* for what was loaded, as it does 1 for true, and leaves it out."""
+    state, name = write.state, field.attribute
+    if write.row is not state or name is None:
+        return False
+    committed = state.committed_state.get(name, NO_VALUE)
+    return committed is not NO_VALUE and state.manager[name].impl.is_equal(value, committed) is True
 
 
 _NO_SQL: Final = frozenset(

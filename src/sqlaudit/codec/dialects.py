@@ -24,8 +24,10 @@ _TEXTS: Final = (
     postgresql.REGCLASS,
     postgresql.REGCONFIG,
     postgresql.JSONPATH,
+    # Of MariaDB, which older versions of SQLAlchemy don't know.
+    *(getattr(mysql, name) for name in ("INET4", "INET6") if hasattr(mysql, name)),
 )
-"""Types of PostgreSQL whose values Python knows as text."""
+"""Types whose values Python knows as text."""
 
 CANONICAL: Final = (
     *_TEXTS,
@@ -141,6 +143,10 @@ def _number(type_: Any, dialect: Dialect, find: Find) -> Codec:
     return Codec(int, int, as_text=False)
 
 
+def _blob(type_: Any, dialect: Dialect, find: Find) -> Codec:
+    return find(sqltypes.LargeBinary(), dialect)
+
+
 DIALECT_MAKERS: Final[Makers] = (
     (postgresql.DOMAIN, _domain),
     (postgresql.ranges.AbstractRange, _range),
@@ -153,5 +159,8 @@ DIALECT_MAKERS: Final[Makers] = (
     (mysql.SET, _set),
     (mysql.YEAR, _number),
     (mysql.BIT, _number),
+    (mysql.TINYBLOB, _blob),
+    (mysql.MEDIUMBLOB, _blob),
+    (mysql.LONGBLOB, _blob),
 )
 """None of these types is another's base."""

@@ -1,11 +1,21 @@
 """The documents of JSON columns: which Python values are plain JSON, and what marks one that isn't."""
 
 import math
+from decimal import Decimal
 from typing import Any, Final
 
 from sqlalchemy.types import JSON
 
-__all__ = ["JSON_NULL", "is_plain", "is_same_document", "refuse_constant", "unwrapped", "wrapped"]
+__all__ = [
+    "JSON_NULL",
+    "as_jsonb_reads",
+    "has_large_float",
+    "is_plain",
+    "is_same_document",
+    "refuse_constant",
+    "unwrapped",
+    "wrapped",
+]
 
 JSON_NULL: Final = JSON.NULL
 """In place of a value: the JSON value null, which Python, too, calls None."""
@@ -18,7 +28,28 @@ def is_plain(value: object) -> bool:
         return all(type(key) is str and is_plain(each) for key, each in value.items())  # type: ignore[attr-defined]
     if kind is list:
         return all(map(is_plain, value))  # type: ignore[call-overload]
-    return kind in (str, int, bool) or value is None or (kind is float and math.isfinite(value))  # type: ignore[arg-type]
+    if kind is float:
+        return math.isfinite(value) and not _is_large(value)  # type: ignore[arg-type]
+    return kind in (str, int, bool) or value is None
+
+
+def has_large_float(document: Any) -> bool:
+    """Return whether there is a float in it that a jsonb writes as a whole number, and so gives back as an int."""
+    if isinstance(document, dict):
+        return any(map(has_large_float, document.values()))
+    if isinstance(document, list):
+        return any(map(has_large_float, document))
+    return isinstance(document, float) and _is_large(document)
+
+
+def as_jsonb_reads(text: str) -> int | float:
+    """Return the number of a document as PostgreSQL's jsonb gives it back: without an exponent."""
+    number = float(text)
+    return int(Decimal(text)) if _is_large(number) else number
+
+
+def _is_large(number: float) -> bool:
+    return "e+" in repr(number)
 
 
 def refuse_constant(name: str) -> None:

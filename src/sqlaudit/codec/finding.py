@@ -87,7 +87,7 @@ def _is_altered(type_: Any, dialect: Dialect) -> bool:
         return isinstance(type_, (sqltypes.DateTime, sqltypes.Time, sqltypes.Interval, sqltypes.BINARY))
     if isinstance(type_, sqltypes.Float):
         return isinstance(type_, sqltypes.REAL) or (type_.precision is not None and type_.precision <= 24)
-    precisions = ("precision", "second_precision", "fsp")
+    precisions = ("precision", "second_precision", "fsp", "fields")
     return isinstance(type_, (sqltypes.DateTime, sqltypes.Time, sqltypes.Interval, postgresql.INTERVAL)) and any(
         getattr(type_, name, None) is not None for name in precisions
     )

@@ -15,7 +15,15 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.default import DefaultDialect
 
-from sqlaudit.codec.documents import JSON_NULL, is_plain, refuse_constant, unwrapped, wrapped
+from sqlaudit.codec.documents import (
+    JSON_NULL,
+    as_jsonb_reads,
+    has_large_float,
+    is_plain,
+    refuse_constant,
+    unwrapped,
+    wrapped,
+)
 from sqlaudit.codec.values import Codec, JSONValue
 
 __all__ = ["GENERIC_MAKERS", "PORTABLE", "SQLALCHEMYS_DECORATORS", "Find", "Makers"]
@@ -39,14 +47,15 @@ def _integer(type_: Any, dialect: Dialect, find: Find) -> Codec:
 
 
 def _float(type_: Any, dialect: Dialect, find: Find) -> Codec:
+    # SQLAlchemy rounds what it reads as decimals.
+    shown = f".{_read_scale(type_)}f" if type_.asdecimal else None
+
     def encode(value: Any) -> JSONValue:
-        number = float(value)
+        number = float(value) if shown is None else float(format(float(value), shown))
         return number if math.isfinite(number) else str(number)
 
     def decode(stored: JSONValue) -> Any:
-        # As SQLAlchemy rounds what it reads.
-        number = float(stored)
-        return decimal.Decimal(f"{number:.{_read_scale(type_)}f}") if type_.asdecimal else number
+        return float(stored) if shown is None else decimal.Decimal(format(float(stored), shown))
 
     return Codec(encode, decode, as_text=False)
 
@@ -57,7 +66,7 @@ _ROUNDING: Final = decimal.Context(prec=decimal.MAX_PREC, rounding=decimal.ROUND
 def _numeric(type_: Any, dialect: Dialect, find: Find) -> Codec:
     # Without decimals, SQLite stores a float, and SQLAlchemy rounds what it reads.
     has_decimals = dialect.name != "sqlite"
-    scale = type_.scale if has_decimals else _read_scale(type_) if type_.asdecimal else None
+    scale = _kept_scale(type_, dialect) if has_decimals else _read_scale(type_) if type_.asdecimal else None
     unit = decimal.Decimal(1).scaleb(-scale) if scale is not None else None
 
     def encode(value: Any) -> JSONValue:
@@ -72,6 +81,14 @@ def _numeric(type_: Any, dialect: Dialect, find: Find) -> Codec:
 
     python_type = decimal.Decimal if type_.asdecimal else float
     return Codec(encode, python_type, one_form=scale is not None)
+
+
+def _kept_scale(type_: Any, dialect: Dialect) -> int | None:
+    """Return how many decimals the database keeps; None for all of them."""
+    if type_.scale is not None:
+        return int(type_.scale)
+    # NUMERIC(10) has none, and for MariaDB neither has NUMERIC.
+    return None if type_.precision is None and dialect.name == "postgresql" else 0
 
 
 def _read_scale(type_: Any) -> int:
@@ -134,15 +151,19 @@ def _json(type_: Any, dialect: Dialect, find: Find) -> Codec:
     # What create_engine(json_serializer=..., json_deserializer=...) make of a document is stored, and read.
     serialize = getattr(dialect, "_json_serializer", None) or json.dumps
     deserialize = getattr(dialect, "_json_deserializer", None)
+    keeps_text = not isinstance(type_, postgresql.JSONB)
 
     def encode(value: Any) -> JSONValue:
         if serialize is json.dumps and is_plain(value):
             return wrapped(value)
         text = "null" if value is JSON_NULL else serialize(value)
         try:
-            return wrapped(json.loads(text, parse_constant=refuse_constant))
+            document = json.loads(text, parse_constant=refuse_constant)
         except ValueError:
             return {"$json_text": text}
+        if not has_large_float(document):
+            return wrapped(document)
+        return {"$json_text": text} if keeps_text else wrapped(json.loads(text, parse_float=as_jsonb_reads))
 
     def decode(stored: JSONValue) -> Any:
         if isinstance(stored, dict) and stored.keys() == {"$json_text"}:
@@ -150,7 +171,7 @@ def _json(type_: Any, dialect: Dialect, find: Find) -> Codec:
         document = unwrapped(stored)
         return document if deserialize is None else deserialize(json.dumps(document))
 
-    return Codec(encode, decode, as_text=False, json=True, keeps_text=not isinstance(type_, postgresql.JSONB))
+    return Codec(encode, decode, as_text=False, json=True, keeps_text=keeps_text)
 
 
 def _array(type_: Any, dialect: Dialect, find: Find) -> Codec:

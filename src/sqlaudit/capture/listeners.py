@@ -311,7 +311,7 @@ def _before_cursor_execute(
     if compiled is None or not isinstance(
         compiled.statement, (UpdateBase, Select, CompoundSelect, StatementLambdaElement)
     ):
-        refusal = find_text_dml(statement)
+        refusal = find_text_dml(statement, connection.dialect.name)
     else:
         refusal = find_hidden_dml(compiled) if getattr(compiled, "ctes", None) else None
     if refusal is not None:
@@ -322,8 +322,14 @@ def _on_commit(connection: Connection) -> None:
     """Runs before a transaction is committed, by the session or by the connection itself."""
     reference = connection.get_execution_options().get(_SESSION_OPTION)
     session = None if reference is None else reference()
-    if session is not None:
+    if session is None:
+        return
+    try:
         _refuse_broken(session)
+    except CaptureError:
+        # For SQLAlchemy, the transaction is over when its commit has failed; for the database it isn't.
+        connection.connection.rollback()
+        raise
 
 
 def _refuse(refusal: UncapturedStatementError, config: SQLAuditConfig) -> None:

@@ -23,17 +23,34 @@ _WRITES: Final = re.compile(
     + _PATH,
     re.IGNORECASE,
 )
+_MODIFIERS: Final = r"(?:(?:low_priority|high_priority|delayed|quick|ignore)\s+)*"
+_MYSQL_INSERTS: Final = re.compile(rf"^\s*(insert|replace)\s+{_MODIFIERS}(?:into\s+)?{_PATH}", re.IGNORECASE)
+_MYSQL_UPDATES: Final = re.compile(rf"\b(update)\s+{_MODIFIERS}(.+?)\bset\b", re.IGNORECASE | re.DOTALL)
+_MYSQL_DELETES: Final = re.compile(
+    rf"\b(delete)\s+{_MODIFIERS}(.+?)(?:\bwhere\b|\border\s+by\b|\blimit\b|\breturning\b|;|$)",
+    re.IGNORECASE | re.DOTALL,
+)
+_MYSQL_HINTS: Final = re.compile(r"/\*M?!\d*")
+"""What is in such a comment is executed."""
 _TRUNCATES: Final = re.compile(r"\btruncate\b(?:\s+table\b)?([^;]*)", re.IGNORECASE)
 
 
-def find_text_dml(sql: str) -> UncapturedStatementError | None:
+def find_text_dml(sql: str, dialect: str) -> UncapturedStatementError | None:
     """Return the refusal of textual SQL that names a tracked table as what it writes; None if it doesn't."""
     names = {table.name.lower(): table for table in list(all_tracked())}
+    is_mysql = dialect in ("mysql", "mariadb")
+    if is_mysql:
+        sql = _MYSQL_HINTS.sub(" ", sql)
     sql = _COMMENTS_AND_LITERALS.sub(" ", sql)
     if _DEFINES.match(sql):
         return None
     written = [(verb.split()[0], name) for verb, name in _WRITES.findall(sql)]
     written += [("truncate", name) for listed in _TRUNCATES.findall(sql) for name in re.findall(_NAME, listed)]
+    if is_mysql:
+        written += _MYSQL_INSERTS.findall(sql)
+        # Of a join, any table may be what is written.
+        for verb, tables in (*_MYSQL_UPDATES.findall(sql), *_MYSQL_DELETES.findall(sql)):
+            written += [(verb, name) for name in re.findall(_NAME, tables)]
     for verb, name in written:
         table = names.get(name.strip('"`[]').replace('""', '"').lower())
         if table is not None:

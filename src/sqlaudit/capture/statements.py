@@ -300,19 +300,13 @@ def _read_rows(
 
 def _partitions(sending: Sending, query: Select[Any]) -> Iterator[Sequence[Row[Any]]]:
     """Yield the rows of *query* in parts, of which one is in memory."""
-    connection = sending.connection
-    found = connection.execute(query, execution_options={**sending.options, "yield_per": ROWS_PER_SELECT})
-    partitions = found.partitions()
-    while True:
-        try:
-            partition = next(partitions, None)
-        except SQLAlchemyError:
-            raise
-        except Exception as error:
-            raise as_sqlalchemy_raises(connection, error) from error
-        if partition is None:
-            return
-        yield partition
+    options = {**sending.options, "yield_per": ROWS_PER_SELECT}
+    try:
+        yield from sending.connection.execute(query, execution_options=options).partitions()
+    except SQLAlchemyError:
+        raise
+    except Exception as error:
+        raise as_sqlalchemy_raises(sending.connection, error) from error
 
 
 def _criteria(sending: Sending, primary_key: Sequence[ColumnElement[Any]]) -> Iterator[ColumnElement[bool] | None]:
@@ -403,7 +397,8 @@ def _read_before_insert(sending: Sending, audited: AuditedTable) -> Pending:
         return _insert(sending, audited, ignores_conflicts=False)
     _refuse_new_key(audited, conflict)
     if isinstance(conflict, OnDuplicateClause):
-        return _read_before_upsert(sending, audited, list(_unique_keys(audited.table)))
+        uniques = [] if _is_unpredictable(audited.table) else list(_unique_keys(audited.table))
+        return _read_before_upsert(sending, audited, uniques)
     if hasattr(conflict, "update_values_to_set"):
         columns = _conflict_columns(audited.table, conflict)
         return _read_before_upsert(sending, audited, [] if columns is None else [columns])
@@ -628,6 +623,14 @@ def _unique_keys(table: Table) -> Iterator[Sequence[Column[Any]]]:
     for index in table.indexes:
         if index.unique:
             yield list(index.columns)
+
+
+def _is_unpredictable(table: Table) -> bool:
+    """Return whether a unique index is of expressions, or of the beginnings of values: nobody knows what meets by it."""
+    return any(
+        index.unique and (len(index.expressions) != len(index.columns) or index.dialect_kwargs.get("mysql_length"))
+        for index in table.indexes
+    )
 
 
 _UNKNOWN: Final = object()

@@ -129,7 +129,7 @@ def _range(type_: Any, dialect: Dialect, find: Find) -> Codec:
         return Codec(encode, decode, as_text=False)
     return Codec(
         lambda ranges: [encode(each) for each in ranges],
-        lambda stored: [decode(each) for each in stored],
+        lambda stored: postgresql.ranges.MultiRange(decode(each) for each in stored),
         as_text=False,
     )
 

@@ -9,6 +9,7 @@ from sqlalchemy.types import JSON
 __all__ = [
     "JSON_NULL",
     "as_jsonb_reads",
+    "as_sqlite_keeps",
     "has_large_float",
     "is_plain",
     "is_same_document",
@@ -46,6 +47,13 @@ def as_jsonb_reads(text: str) -> int | float:
     """Return the number of a document as PostgreSQL's jsonb gives it back: without an exponent."""
     number = float(text)
     return int(Decimal(text)) if _is_large(number) else number
+
+
+def as_sqlite_keeps(number: float) -> float:
+    """Return what a column of SQLite's makes of a document that is a number: the type JSON has numeric affinity."""
+    if isinstance(number, int):
+        return number if -(2**63) <= number < 2**63 else float(number)
+    return int(number) if number.is_integer() and -(2**63) <= number < 2**63 else number
 
 
 def _is_large(number: float) -> bool:

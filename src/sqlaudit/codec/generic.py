@@ -18,6 +18,7 @@ from sqlalchemy.engine.default import DefaultDialect
 from sqlaudit.codec.documents import (
     JSON_NULL,
     as_jsonb_reads,
+    as_sqlite_keeps,
     has_large_float,
     is_plain,
     refuse_constant,
@@ -153,7 +154,11 @@ def _json(type_: Any, dialect: Dialect, find: Find) -> Codec:
     deserialize = getattr(dialect, "_json_deserializer", None)
     keeps_text = not isinstance(type_, postgresql.JSONB)
 
+    has_numbers = dialect.name == "sqlite"
+
     def encode(value: Any) -> JSONValue:
+        if has_numbers and type(value) in (int, float):
+            value = as_sqlite_keeps(value)
         if serialize is json.dumps and is_plain(value):
             return wrapped(value)
         text = "null" if value is JSON_NULL else serialize(value)

@@ -1,0 +1,89 @@
+"""Defects that the tests of faults, places, pools and MariaDB have found: each of these fails until it is mended."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import String, text
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from conformance_setup import Maker, read_rows, save, start_audit, stored_changes
+from databases import Database
+from observing import stored_trail
+from sqlaudit import track_table
+
+
+class Items(DeclarativeBase):
+    pass
+
+
+@track_table()
+class Item(Items):
+    __tablename__ = "item"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    code: Mapped[str | None] = mapped_column(String(50), unique=True)
+    amount: Mapped[int] = mapped_column(default=0)
+
+
+class Words(DeclarativeBase):
+    pass
+
+
+@track_table()
+class Exact(Words):
+    __tablename__ = "exact"
+
+    word: Mapped[str] = mapped_column(String(700), primary_key=True)
+    meaning: Mapped[str | None] = mapped_column(String(60))
+
+
+async def test_upsert_that_changes_the_primary_key_ends_one_resource_and_begins_another(
+    maker: Maker, database: Database
+) -> None:
+    """A row that an upsert gives another primary key is told as a delete and an insert, or it is refused."""
+    await start_audit(maker, Items)
+    await save(maker(), Item(id=1, code="a", amount=10))
+    values: dict[str, Any] = {"id": 5, "code": "a", "amount": 5}
+    statement: Any
+    if database.kind == "mariadb":
+        statement = mysql.insert(Item).values(**values).on_duplicate_key_update(id=9)
+    else:
+        dialect = postgresql if database.kind == "postgresql" else sqlite
+        statement = dialect.insert(Item).values(**values)
+        statement = statement.on_conflict_do_update(index_elements=["code"], set_={"id": 9})
+
+    async with maker() as session:
+        try:
+            await session.execute(statement)
+            await session.commit()
+        except Exception as refusal:  # noqa: BLE001 (any will do, if nothing was changed)
+            told = str(refusal)
+            await session.rollback()
+            assert "item" in told
+            assert await read_rows(maker, "SELECT id FROM item") == [(1,)]
+            return
+
+    assert [each[:2] for each in await stored_changes(maker, "Item")] == [
+        ("insert", "1"),
+        ("delete", "1"),
+        ("insert", "9"),
+    ]
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+async def test_key_that_is_too_long_fails_without_strict_mode_too(maker: Maker, engine: AsyncEngine) -> None:
+    """A resource id that the trail's column can't hold is never cut off, whatever the server's sql_mode says."""
+    await start_audit(maker, Words)
+
+    async with maker() as session:
+        await session.execute(text("SET SESSION sql_mode = ''"))
+        session.add(Exact(word="é" * 661))
+        with pytest.raises(Exception, match=r"resource_id|too long|660"):
+            await session.commit()
+        await session.rollback()
+        await session.execute(text("SET SESSION sql_mode = DEFAULT"))
+
+    assert await read_rows(maker, "SELECT char_length(word) FROM exact") == []
+    assert await stored_trail(engine) == []

@@ -1,5 +1,6 @@
 """Defects that the tests of faults, places, pools and MariaDB have found: each of these fails until it is mended."""
 
+import uuid
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from conformance_setup import Maker, read_rows, save, start_audit, stored_changes
 from databases import Database
 from observing import stored_trail
-from sqlaudit import track_table
+from sqlaudit import check_audit_tables, create_audit_tables, track_table
+from sqlaudit.exceptions import TrailMissingError
 
 
 class Items(DeclarativeBase):
@@ -87,3 +89,24 @@ async def test_key_that_is_too_long_fails_without_strict_mode_too(maker: Maker, 
 
     assert await read_rows(maker, "SELECT char_length(word) FROM exact") == []
     assert await stored_trail(engine) == []
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+async def test_trail_is_checked_where_the_schema_translate_map_leads(engine: AsyncEngine, database: Database) -> None:
+    """Checking looks for the trail where writing and creating go: in the schema that the engine's map names."""
+    name = f"place_{uuid.uuid4().hex}"
+    what, cascade = ("DATABASE", "") if database.kind == "mariadb" else ("SCHEMA", "CASCADE")
+    async with engine.begin() as connection:
+        await connection.execute(text(f"CREATE {what} {name}"))
+    there = engine.execution_options(schema_translate_map={None: name})
+    try:
+        await create_audit_tables(engine)
+        with pytest.raises(TrailMissingError):
+            await check_audit_tables(there)
+        await create_audit_tables(there)
+        async with engine.begin() as connection:
+            await connection.execute(text("DROP TABLE sqlaudit_change"))
+        await check_audit_tables(there)
+    finally:
+        async with engine.begin() as connection:
+            await connection.execute(text(f"DROP {what} {name} {cascade}"))

@@ -1,10 +1,12 @@
 """Defects that the tests of faults, places, pools and MariaDB have found: each of these fails until it is mended."""
 
+import contextlib
+import datetime as dt
 import uuid
 from typing import Any
 
 import pytest
-from sqlalchemy import String, text
+from sqlalchemy import String, text, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -12,8 +14,16 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from conformance_setup import Maker, read_rows, save, start_audit, stored_changes
 from databases import Database
 from observing import stored_trail
-from sqlaudit import check_audit_tables, create_audit_tables, track_table
-from sqlaudit.exceptions import TrailMissingError
+from sqlaudit import (
+    SQLAuditConfig,
+    check_audit_tables,
+    create_audit_tables,
+    get_resource_changes,
+    register_hooks,
+    set_config,
+    track_table,
+)
+from sqlaudit.exceptions import RetrievalError, TrailMissingError
 
 
 class Items(DeclarativeBase):
@@ -110,3 +120,47 @@ async def test_trail_is_checked_where_the_schema_translate_map_leads(engine: Asy
     finally:
         async with engine.begin() as connection:
             await connection.execute(text(f"DROP {what} {name} {cascade}"))
+
+
+async def test_range_within_the_hour_that_comes_twice(engine: AsyncEngine, maker: Maker) -> None:
+    """A range from 3:45 in summer to 3:15 in winter is half an hour, not one that ends before it starts."""
+    set_config(SQLAuditConfig(time_zone="Europe/Kyiv"))
+    register_hooks(maker)
+    async with engine.begin() as connection:
+        await connection.run_sync(Items.metadata.create_all)
+    await save(maker(), Item(id=1))
+    offset = "+00" if engine.dialect.name == "postgresql" else ""
+    async with engine.begin() as connection:
+        await connection.execute(text(f"UPDATE sqlaudit_change SET recorded_at = '2026-10-25 01:00:00.000000{offset}'"))
+    start = dt.datetime(2026, 10, 25, 3, 45)  # noqa: DTZ001
+    end = dt.datetime(2026, 10, 25, 3, 15, fold=1)  # noqa: DTZ001
+
+    async with maker() as session:
+        changes = await get_resource_changes(Item, session=session, filter_fields="id", filter_date_range=(start, end))
+        with pytest.raises(RetrievalError):
+            await get_resource_changes(Item, session=session, filter_date_range=(end, start))
+
+    assert [each.resource_id for each in changes] == [1]
+
+
+@pytest.mark.parametrize("how", ["session's", "lent"])
+async def test_change_without_its_trail_is_not_committed_through_the_connection(
+    engine: AsyncEngine, maker: Maker, how: str
+) -> None:
+    """When a statement was sent and its trail failed, committing the connection itself doesn't keep the statement."""
+    await start_audit(maker, Items)
+    await save(maker(), Item(id=1, amount=1))
+    async with engine.begin() as connection:
+        await connection.execute(text("DROP TABLE sqlaudit_change"))
+
+    async with engine.connect() as lent:
+        await lent.begin()
+        options: dict[str, Any] = {} if how == "session's" else {"bind": lent, "join_transaction_mode": "control_fully"}
+        async with maker(**options) as session:
+            own = await session.connection()
+            with pytest.raises(TrailMissingError):
+                await own.execute(update(Item).values(amount=2))
+            with contextlib.suppress(Exception):
+                await (own if how == "session's" else lent).commit()
+
+    assert await read_rows(maker, "SELECT amount FROM item") == [(1,)]

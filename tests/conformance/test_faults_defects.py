@@ -1,14 +1,16 @@
 """Defects that the tests of faults, places, pools and MariaDB have found: each of these fails until it is mended."""
 
+import asyncio
 import contextlib
 import datetime as dt
 import uuid
 from typing import Any
 
 import pytest
-from sqlalchemy import String, text, update
+from sqlalchemy import String, delete, text, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from conformance_setup import Maker, read_rows, save, start_audit, stored_changes
@@ -164,3 +166,80 @@ async def test_change_without_its_trail_is_not_committed_through_the_connection(
                 await (own if how == "session's" else lent).commit()
 
     assert await read_rows(maker, "SELECT amount FROM item") == [(1,)]
+
+
+class Timeouts:
+    """What PostgreSQL says of a row that another transaction holds, or has changed."""
+
+    statement = "SET LOCAL statement_timeout = '150ms'"
+    lock = "SET LOCAL lock_timeout = '150ms'"
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("timeout", [Timeouts.statement, Timeouts.lock], ids=["statement", "lock"])
+@pytest.mark.parametrize("verb", ["update", "delete"])
+async def test_timeout_of_a_statement_surfaces_as_sqlalchemy_raises_it(
+    engine: AsyncEngine, maker: Maker, timeout: str, verb: str
+) -> None:
+    """A statement that waits for a row too long fails with SQLAlchemy's error, audited or not: not with the driver's."""
+    await start_audit(maker, Items)
+    await save(maker(), Item(id=1))
+    statement = update(Item).values(amount=1) if verb == "update" else delete(Item)
+    errors = []
+
+    async with async_sessionmaker(engine)() as holder:
+        await holder.execute(text("UPDATE item SET amount = 5 WHERE id = 1"))
+        for each in (async_sessionmaker(engine), maker):
+            async with each() as session:
+                await session.execute(text(timeout))
+                with pytest.raises(Exception, match="timeout") as raised:
+                    await session.execute(statement)
+                errors.append(raised.value)
+
+    assert [type(each) for each in errors] == [DBAPIError, DBAPIError]
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+async def test_serialization_failure_of_a_statement_surfaces_as_sqlalchemy_raises_it(
+    database: Database, level: str
+) -> None:
+    """A statement on a row that has changed meanwhile fails with SQLAlchemy's error, so that loops that retry see it."""
+    engine = database.make_async_engine(isolation_level=level)
+    maker = async_sessionmaker(engine)
+    await start_audit(maker, Items)
+    await save(maker(), Item(id=1))
+    errors = []
+
+    for number, each in enumerate((async_sessionmaker(engine), maker), 1):
+        async with each() as late:
+            await late.execute(text("SELECT count(*) FROM item"))
+            async with maker() as early:
+                (await early.get_one(Item, 1)).amount = number
+                await early.commit()
+            with pytest.raises(Exception, match="could not serialize") as raised:
+                await late.execute(update(Item).values(amount=9))
+            errors.append(raised.value)
+    await engine.dispose()
+
+    assert [type(each) for each in errors] == [DBAPIError, DBAPIError]
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+async def test_deadlock_of_statements_surfaces_as_sqlalchemy_raises_it(engine: AsyncEngine, maker: Maker) -> None:
+    """Two audited statements that lock each other out: one fails with SQLAlchemy's error."""
+    await start_audit(maker, Items)
+    await save(maker(), Item(id=1), Item(id=2))
+    both = asyncio.Barrier(2)
+
+    async def work(first: int, second: int) -> None:
+        async with maker() as session:
+            await session.execute(text("SET LOCAL deadlock_timeout = '50ms'"))
+            await session.execute(update(Item).where(Item.id == first).values(amount=first))
+            await both.wait()
+            await session.execute(update(Item).where(Item.id == second).values(amount=first))
+            await session.commit()
+
+    ends = await asyncio.gather(work(1, 2), work(2, 1), return_exceptions=True)
+
+    assert [type(each) for each in ends if each is not None] == [DBAPIError]

@@ -176,12 +176,12 @@ class Timeouts:
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
-@pytest.mark.parametrize("timeout", [Timeouts.statement, Timeouts.lock], ids=["statement", "lock"])
+@pytest.mark.parametrize("limit", [Timeouts.statement, Timeouts.lock], ids=["statement", "lock"])
 @pytest.mark.parametrize("verb", ["update", "delete"])
 async def test_timeout_of_a_statement_surfaces_as_sqlalchemy_raises_it(
-    engine: AsyncEngine, maker: Maker, timeout: str, verb: str
+    engine: AsyncEngine, maker: Maker, limit: str, verb: str
 ) -> None:
-    """A statement that waits for a row too long fails with SQLAlchemy's error, audited or not: not with the driver's."""
+    """A statement that waits for a row too long fails with SQLAlchemy's error, audited or not."""
     await start_audit(maker, Items)
     await save(maker(), Item(id=1))
     statement = update(Item).values(amount=1) if verb == "update" else delete(Item)
@@ -191,7 +191,7 @@ async def test_timeout_of_a_statement_surfaces_as_sqlalchemy_raises_it(
         await holder.execute(text("UPDATE item SET amount = 5 WHERE id = 1"))
         for each in (async_sessionmaker(engine), maker):
             async with each() as session:
-                await session.execute(text(timeout))
+                await session.execute(text(limit))
                 with pytest.raises(Exception, match="timeout") as raised:
                     await session.execute(statement)
                 errors.append(raised.value)
@@ -204,7 +204,7 @@ async def test_timeout_of_a_statement_surfaces_as_sqlalchemy_raises_it(
 async def test_serialization_failure_of_a_statement_surfaces_as_sqlalchemy_raises_it(
     database: Database, level: str
 ) -> None:
-    """A statement on a row that has changed meanwhile fails with SQLAlchemy's error, so that loops that retry see it."""
+    """A statement on a row that has changed meanwhile fails with SQLAlchemy's error, which loops that retry catch."""
     engine = database.make_async_engine(isolation_level=level)
     maker = async_sessionmaker(engine)
     await start_audit(maker, Items)

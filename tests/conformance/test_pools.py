@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import AsyncAdaptedQueuePool, NullPool, delete, event, insert, text, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
 from conformance_models import Account, Base, Entry, Maker, begin_auditing
@@ -27,7 +28,7 @@ only_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=T
 
 
 def without_statement_cache(database: Database, **options: Any) -> AsyncEngine:
-    """Return an engine as one needs it behind PgBouncer's transaction pooling: no statement outlives its transaction."""
+    """Return an engine as PgBouncer's transaction pooling needs it: no prepared statement outlives its transaction."""
     arguments: dict[str, Any] = {}
     if database.kind == "postgresql":
         arguments["connect_args"] = {
@@ -90,7 +91,7 @@ async def told(engine: AsyncEngine) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("pool", ["null", "one", "no cache", "null, no cache"])
 async def test_every_pool_gives_the_same_trail(database: Database, pool: str) -> None:
-    """With a connection for each checkout, one for all of them, or none that keeps statements, the trail is the same."""
+    """With a connection for each checkout, one for all, or none that keeps statements, the trail is the same."""
     if pool == "one":
         engine = narrow(database)
     elif pool == "null":
@@ -218,14 +219,13 @@ async def test_failed_transaction_leaves_nothing_for_the_next(database: Database
                 if number == 1:
                     raise LookupError
                 if number == 2:
-                    session.add(Account(id=100 + number, owner="y"))
-                    await session.flush()
+                    await session.execute(insert(Account), [{"id": 100 + number, "owner": "y"}])
                 if number == 3:
                     await asyncio.Event().wait()
 
     with pytest.raises(LookupError):
         await fail(1)
-    with pytest.raises(Exception, match=r"(?i)unique|duplicate|conflicts"), pytest.warns():
+    with pytest.raises(IntegrityError):
         await fail(2)
     task = asyncio.create_task(fail(3))
     await asyncio.sleep(0.1)
@@ -316,7 +316,7 @@ async def test_two_configurations_on_one_connection(database: Database) -> None:
 STATE = {
     "postgresql": {
         "settings": "SELECT name, setting FROM pg_settings ORDER BY name",
-        "prepared statements": "SELECT name FROM pg_prepared_statements",
+        "prepared statements": "SELECT statement FROM pg_prepared_statements WHERE statement NOT LIKE '%pg_%'",
         "temporary tables": "SELECT relname FROM pg_class WHERE relpersistence = 't' "
         "AND relnamespace = pg_my_temp_schema()",
         "advisory locks": "SELECT objid FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
@@ -326,7 +326,8 @@ STATE = {
     "mariadb": {
         "variables": "SHOW SESSION VARIABLES",
         "user variables": "SELECT variable_name, variable_value FROM information_schema.user_variables",
-        "temporary tables": "SELECT table_name FROM information_schema.tables WHERE table_type LIKE '%TEMPORARY%'",
+        "temporary tables": "SELECT table_name FROM information_schema.tables "
+        "WHERE table_schema = database() AND table_type LIKE '%TEMPORARY%'",
         "role": "SELECT current_user(), database()",
     },
     "sqlite": {
@@ -355,6 +356,11 @@ async def state_of(connection: AsyncConnection) -> dict[str, list[tuple[Any, ...
     }
 
 
+def different(before: dict[str, list[tuple[Any, ...]]], after: dict[str, list[tuple[Any, ...]]]) -> list[Any]:
+    """Return what is in one of two states only."""
+    return [(name, set(before[name]) ^ set(after[name])) for name in before if before[name] != after[name]]
+
+
 async def test_nothing_is_left_on_the_servers_side(database: Database) -> None:
     """Settings, prepared statements, temporary tables, advisory locks, variables: the server has what it had before."""
     engine = without_statement_cache(
@@ -378,8 +384,8 @@ async def test_nothing_is_left_on_the_servers_side(database: Database) -> None:
     async with engine.connect() as connection:
         after = await state_of(connection)
 
-    assert after == before
-    assert within == quiet
+    assert different(before, after) == []
+    assert different(quiet, within) == []
     await engine.dispose()
 
 

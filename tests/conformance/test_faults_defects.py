@@ -7,13 +7,13 @@ import uuid
 from typing import Any
 
 import pytest
-from sqlalchemy import String, delete, text, update
+from sqlalchemy import Index, String, delete, text, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from conformance_setup import Maker, read_rows, save, start_audit, stored_changes
+from conformance_setup import Maker, read_rows, save, start_audit, stored_changes, story_of
 from databases import Database
 from observing import stored_trail
 from sqlaudit import (
@@ -25,7 +25,7 @@ from sqlaudit import (
     set_config,
     track_table,
 )
-from sqlaudit.exceptions import RetrievalError, TrailMissingError
+from sqlaudit.exceptions import CaptureError, RetrievalError, TrailMissingError, UncapturedStatementError
 
 
 class Items(DeclarativeBase):
@@ -166,6 +166,93 @@ async def test_change_without_its_trail_is_not_committed_through_the_connection(
                 await (own if how == "session's" else lent).commit()
 
     assert await read_rows(maker, "SELECT amount FROM item") == [(1,)]
+
+
+class Prefixes(DeclarativeBase):
+    pass
+
+
+@track_table()
+class Prefixed(Prefixes):
+    """Two codes with the same first three letters are duplicates."""
+
+    __tablename__ = "prefixed"
+    __table_args__ = (Index("prefixed_code", "code", unique=True, mysql_length=3, mariadb_length=3),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    code: Mapped[str] = mapped_column(String(50))
+    amount: Mapped[int] = mapped_column(default=0)
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+@pytest.mark.parametrize("how", ["values", "executemany"])
+async def test_upsert_that_meets_a_row_by_the_prefix_of_its_key(maker: Maker, how: str) -> None:
+    """A duplicate by a unique index on a part of a column is told, or the upsert is refused; it isn't missed."""
+    await start_audit(maker, Prefixes)
+    await save(maker(), Prefixed(id=1, code="abcX", amount=1))
+    rows = [{"id": 5, "code": "new", "amount": 5}, {"id": 6, "code": "abcY", "amount": 6}]
+    statement = mysql.insert(Prefixed)
+    if how == "values":
+        statement = statement.values(rows)
+    statement = statement.on_duplicate_key_update(amount=statement.inserted.amount)
+
+    async with maker() as session:
+        with contextlib.suppress(CaptureError):
+            await session.execute(statement, None if how == "values" else rows)
+            await session.commit()
+
+    await story_of(maker, Prefixed)
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT item SET id = 9",
+        "INSERT LOW_PRIORITY INTO item (id, amount) VALUES (9, 0)",
+        "INSERT HIGH_PRIORITY IGNORE INTO item (id, amount) VALUES (9, 0)",
+        "REPLACE item (id, amount) VALUES (1, 9)",
+        "REPLACE LOW_PRIORITY INTO item (id, amount) VALUES (1, 9)",
+        "UPDATE IGNORE item SET amount = 9",
+        "UPDATE LOW_PRIORITY item SET amount = 9",
+        "UPDATE word JOIN item ON item.id = 1 SET item.amount = 9",
+        "UPDATE word, item SET item.amount = 9",
+        "DELETE QUICK FROM item",
+        "DELETE LOW_PRIORITY FROM item",
+        "DELETE item FROM item JOIN word",
+        "DELETE FROM word, item USING word JOIN item",
+        "/*!50000 UPDATE item SET amount = 9 */",
+        "/*M!100000 DELETE FROM item */",
+    ],
+)
+async def test_text_that_only_mariadb_knows_is_refused(maker: Maker, sql: str) -> None:
+    """DML in text is refused in the forms of MariaDB, too: without INTO or FROM, with modifiers, of several tables."""
+    await start_audit(maker, Items)
+    await save(maker(), Item(id=1, amount=1))
+    async with maker.kw["bind"].begin() as connection:
+        await connection.execute(text("CREATE TABLE word (word int)"))
+        await connection.execute(text("INSERT INTO word VALUES (1)"))
+
+    async with maker() as session:
+        with pytest.raises(UncapturedStatementError):
+            await session.execute(text(sql))
+        await session.commit()
+
+    assert await read_rows(maker, "SELECT id, amount FROM item") == [(1, 1)]
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+async def test_value_that_the_server_cut_off_is_told_as_it_is_stored(maker: Maker) -> None:
+    """Without strict mode MariaDB stores a part of a text that is too long: a flush tells what the row holds."""
+    await start_audit(maker, Items)
+
+    async with maker() as session:
+        await session.execute(text("SET SESSION sql_mode = ''"))
+        session.add(Item(id=1, code="x" * 60))
+        await session.commit()
+        await session.execute(text("SET SESSION sql_mode = DEFAULT"))
+
+    await story_of(maker, Item)
 
 
 class Timeouts:

@@ -2,7 +2,6 @@
 """Every column type, generic and of the dialects, with the values to try it with."""
 
 import datetime as dt
-import decimal
 import enum
 import ipaddress
 import math
@@ -247,7 +246,13 @@ _TEXTS: list[TypeCase] = [
     _case("VARCHAR", sa.VARCHAR(60), TEXT_EDGES, texts(20)),
     _case("TEXT", sa.TEXT(), TEXT_EDGES, texts(20)),
     _case("CHAR", sa.CHAR(5), ["", "a", "a ", " a", "äöüß✓", "A"], texts(5).filter(lambda text: text == text.rstrip())),
-    _case("NVARCHAR", sa.NVARCHAR(60), [text for text in TEXT_EDGES if max(text, default="") < "\U00010000"], None, ("sqlite", "mariadb")),
+    _case(
+        "NVARCHAR",
+        sa.NVARCHAR(60),
+        [text for text in TEXT_EDGES if max(text, default="") < "\U00010000"],
+        None,
+        ("sqlite", "mariadb"),
+    ),
     _case("NCHAR", sa.NCHAR(5), ["", "a", "a ", "äöüß✓"], None, ("sqlite", "mariadb")),
     _case("CLOB", sa.CLOB(), TEXT_EDGES, texts(20), LITE),
     _case("LargeBinary", sa.LargeBinary(), BYTES_EDGES, st.binary(max_size=40)),
@@ -263,8 +268,19 @@ _TIMES: list[TypeCase] = [
     _case("TIME", sa.TIME(), TIME_EDGES, st.times()),
     _case("DateTime", sa.DateTime(), NAIVE_EDGES[2:], st.datetimes(dt.datetime(1000, 1, 1), dt.datetime(9999, 1, 1))),
     _case("DateTime(edges)", sa.DateTime(), NAIVE_EDGES, st.datetimes(), NO_MARIADB),
-    _case("DATETIME", sa.DATETIME(), NAIVE_EDGES[2:], st.datetimes(dt.datetime(1000, 1, 1), dt.datetime(9999, 1, 1)), ("sqlite", "mariadb")),  # fmt: skip
-    _case("TIMESTAMP", sa.TIMESTAMP(), [dt.datetime(2024, 3, 31, 2, 30, 1, 7), dt.datetime(2000, 1, 1)], st.datetimes(*MODERN)),  # fmt: skip
+    _case(
+        "DATETIME",
+        sa.DATETIME(),
+        NAIVE_EDGES[2:],
+        st.datetimes(dt.datetime(1000, 1, 1), dt.datetime(9999, 1, 1)),
+        ("sqlite", "mariadb"),
+    ),  # fmt: skip
+    _case(
+        "TIMESTAMP",
+        sa.TIMESTAMP(),
+        [dt.datetime(2024, 3, 31, 2, 30, 1, 7), dt.datetime(2000, 1, 1)],
+        st.datetimes(*MODERN),
+    ),  # fmt: skip
     _case(
         "DateTime(timezone)",
         sa.DateTime(timezone=True),
@@ -272,7 +288,17 @@ _TIMES: list[TypeCase] = [
         st.datetimes(dt.datetime(1000, 1, 2), dt.datetime(9999, 1, 1), timezones=ZONES),
     ),
     _case("TIMESTAMP(timezone)", sa.TIMESTAMP(timezone=True), AWARE_EDGES[:4], st.datetimes(*MODERN, timezones=ZONES)),
-    _case("Time(timezone)", sa.Time(timezone=True), [dt.time(1, 2, 3, 4, dt.UTC), dt.time(1, 2, 3, 4, EAST), dt.time(15, 2, 3, 4, dt.timezone(dt.timedelta(hours=28) - dt.timedelta(hours=15))), dt.time(0, tzinfo=WEST)], st.times(timezones=ZONES)),  # fmt: skip
+    _case(
+        "Time(timezone)",
+        sa.Time(timezone=True),
+        [
+            dt.time(1, 2, 3, 4, dt.UTC),
+            dt.time(1, 2, 3, 4, EAST),
+            dt.time(15, 2, 3, 4, dt.timezone(dt.timedelta(hours=28) - dt.timedelta(hours=15))),
+            dt.time(0, tzinfo=WEST),
+        ],
+        st.times(timezones=ZONES),
+    ),  # fmt: skip
     _case("Interval", sa.Interval(), SPAN_EDGES, SPANS),
     _case("Interval(not native)", sa.Interval(native=False), SPAN_EDGES, SPANS),
     _case("Interval(precision)", sa.Interval(second_precision=3, day_precision=3), SPAN_EDGES, SPANS),
@@ -377,7 +403,14 @@ def _multirange_edges(bounds: list[Any]) -> list[list[Range[Any]]]:
 
 
 _RANGES = [
-    _case(f"{kind}RANGE", getattr(postgresql, f"{kind}RANGE")(), _range_edges(edges), _ranges(more), PG, compared=_equal_ranges)
+    _case(
+        f"{kind}RANGE",
+        getattr(postgresql, f"{kind}RANGE")(),
+        _range_edges(edges),
+        _ranges(more),
+        PG,
+        compared=_equal_ranges,
+    )
     for kind, (edges, more) in _BOUNDS.items()
 ]
 _MULTIRANGES = [
@@ -411,32 +444,125 @@ def _interfaces(version: Any) -> st.SearchStrategy[Any]:
 
 
 _POSTGRESQL: list[TypeCase] = [
-    _case("Numeric(no scale)", sa.Numeric(), [Decimal("0.5"), Decimal(3), Decimal("1E-7"), Decimal("1E+20"), Decimal("1.0"), Decimal("1.00"), Decimal("1234567890123456789012345678.0123456789"), Decimal("NaN")], decimals(30, 12), PG, compared=_equal_decimal),  # fmt: skip
-    _case("Numeric(negative scale)", sa.Numeric(5, -2), [Decimal(100), Decimal(149), Decimal(150), Decimal(-250), 0], decimals(5, 0), PG, compared=_equal_decimal),  # fmt: skip
+    _case(
+        "Numeric(no scale)",
+        sa.Numeric(),
+        [
+            Decimal("0.5"),
+            Decimal(3),
+            Decimal("1E-7"),
+            Decimal("1E+20"),
+            Decimal("1.0"),
+            Decimal("1.00"),
+            Decimal("1234567890123456789012345678.0123456789"),
+            Decimal("NaN"),
+        ],
+        decimals(30, 12),
+        PG,
+        compared=_equal_decimal,
+    ),  # fmt: skip
+    _case(
+        "Numeric(negative scale)",
+        sa.Numeric(5, -2),
+        [Decimal(100), Decimal(149), Decimal(150), Decimal(-250), 0],
+        decimals(5, 0),
+        PG,
+        compared=_equal_decimal,
+    ),  # fmt: skip
     _case("Double(nan)", sa.Double(), [math.nan, math.inf, 1.0], None, PG),
     _case("REAL(nan)", sa.REAL(), [math.nan, math.inf, 0.1], None, PG),
     _case("Interval(long)", sa.Interval(), [dt.timedelta(days=900_000), dt.timedelta(days=-900_000)], None, PG),
     _case("postgresql.INTERVAL(precision)", postgresql.INTERVAL(precision=2), SPAN_EDGES, SPANS, PG),
-    _case("postgresql.TIMESTAMP(precision)", postgresql.TIMESTAMP(precision=1), NAIVE_EDGES[2:], st.datetimes(*MODERN), PG),  # fmt: skip
-    _case("postgresql.TIME(precision)", postgresql.TIME(precision=1), TIME_EDGES[2:], st.times(max_value=dt.time(23, 59, 59)), PG),  # fmt: skip
+    _case(
+        "postgresql.TIMESTAMP(precision)", postgresql.TIMESTAMP(precision=1), NAIVE_EDGES[2:], st.datetimes(*MODERN), PG
+    ),  # fmt: skip
+    _case(
+        "postgresql.TIME(precision)",
+        postgresql.TIME(precision=1),
+        TIME_EDGES[2:],
+        st.times(max_value=dt.time(23, 59, 59)),
+        PG,
+    ),  # fmt: skip
     _case("BYTEA", postgresql.BYTEA(), BYTES_EDGES, st.binary(max_size=40), PG),
-    _case("INET", postgresql.INET(), [ipaddress.ip_address("10.0.0.1"), ipaddress.ip_interface("10.0.0.1/8"), ipaddress.ip_address("::1"), ipaddress.ip_interface("fe80::1/64"), "192.168.0.1/32", ipaddress.ip_interface("0.0.0.0/0")], st.ip_addresses() | _interfaces(4) | _interfaces(6), PG),  # fmt: skip
-    _case("CIDR", postgresql.CIDR(), [ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::/0"), "192.168.0.1/32", ipaddress.ip_network("2001:db8::/32")], (_interfaces(4) | _interfaces(6)).map(lambda each: each.network), PG),  # fmt: skip
-    _case("MACADDR", postgresql.MACADDR(), ["08:00:2b:01:02:03", "08-00-2B-01-02-03", "ff:ff:ff:ff:ff:ff"], _hardware(6), PG),  # fmt: skip
+    _case(
+        "INET",
+        postgresql.INET(),
+        [
+            ipaddress.ip_address("10.0.0.1"),
+            ipaddress.ip_interface("10.0.0.1/8"),
+            ipaddress.ip_address("::1"),
+            ipaddress.ip_interface("fe80::1/64"),
+            "192.168.0.1/32",
+            ipaddress.ip_interface("0.0.0.0/0"),
+        ],
+        st.ip_addresses() | _interfaces(4) | _interfaces(6),
+        PG,
+    ),  # fmt: skip
+    _case(
+        "CIDR",
+        postgresql.CIDR(),
+        [
+            ipaddress.ip_network("10.0.0.0/8"),
+            ipaddress.ip_network("::/0"),
+            "192.168.0.1/32",
+            ipaddress.ip_network("2001:db8::/32"),
+        ],
+        (_interfaces(4) | _interfaces(6)).map(lambda each: each.network),
+        PG,
+    ),  # fmt: skip
+    _case(
+        "MACADDR",
+        postgresql.MACADDR(),
+        ["08:00:2b:01:02:03", "08-00-2B-01-02-03", "ff:ff:ff:ff:ff:ff"],
+        _hardware(6),
+        PG,
+    ),  # fmt: skip
     _case("MACADDR8", postgresql.MACADDR8(), ["08:00:2b:01:02:03:04:05", "08:00:2b:01:02:03"], _hardware(8), PG),
-    _case("BIT", postgresql.BIT(4), map(_bits, ["0101", "0000", "1111"]), st.text("01", min_size=4, max_size=4).map(_bits), PG),  # fmt: skip
-    _case("BIT VARYING", postgresql.BIT(varying=True), map(_bits, ["0", "1", "0" * 100, "10"]), st.text("01", min_size=1, max_size=70).map(_bits), PG),  # fmt: skip
-    _case("TSVECTOR", postgresql.TSVECTOR(), ["a fat cat sat", "", "b:1A a:2", "'ü ''x'"], st.text(string.ascii_letters + " é", max_size=20), PG),  # fmt: skip
-    _case("TSQUERY", postgresql.TSQUERY(), ["a & b", "a|!b", "", "'ü' <-> x"], st.lists(st.text(string.ascii_letters, min_size=1), min_size=1, max_size=3).map(" & ".join), PG),  # fmt: skip
+    _case(
+        "BIT",
+        postgresql.BIT(4),
+        map(_bits, ["0101", "0000", "1111"]),
+        st.text("01", min_size=4, max_size=4).map(_bits),
+        PG,
+    ),  # fmt: skip
+    _case(
+        "BIT VARYING",
+        postgresql.BIT(varying=True),
+        map(_bits, ["0", "1", "0" * 100, "10"]),
+        st.text("01", min_size=1, max_size=70).map(_bits),
+        PG,
+    ),  # fmt: skip
+    _case(
+        "TSVECTOR",
+        postgresql.TSVECTOR(),
+        ["a fat cat sat", "", "b:1A a:2", "'ü ''x'"],
+        st.text(string.ascii_letters + " é", max_size=20),
+        PG,
+    ),  # fmt: skip
+    _case(
+        "TSQUERY",
+        postgresql.TSQUERY(),
+        ["a & b", "a|!b", "", "'ü' <-> x"],
+        st.lists(st.text(string.ascii_letters, min_size=1), min_size=1, max_size=3).map(" & ".join),
+        PG,
+    ),  # fmt: skip
     _case("MONEY", postgresql.MONEY(), ["0", "12.34", "-1.5", "$1,234,567.89"], decimals(12, 2).map(str), PG),
     _case("OID", postgresql.OID(), [0, 5, 2**32 - 1], st.integers(0, 2**32 - 1), PG),
     _case("REGCLASS", postgresql.REGCLASS(), ["pg_class", "pg_catalog.pg_type"], None, PG),
     _case("REGCONFIG", postgresql.REGCONFIG(), ["english", "simple", "pg_catalog.german"], None, PG),
     _case("JSONPATH", postgresql.JSONPATH(), ["$.a", '$."a"', "$", "strict $[*] ? (@ > 1)"], None, PG, nullable=False),
     _case("postgresql.ENUM", lambda: postgresql.ENUM(Colour, name="pg_colour"), list(Colour), None, PG),
-    _case("DOMAIN of integers", lambda: postgresql.DOMAIN("positive", sa.Integer(), check="VALUE > 0"), [1, 5, 2**31 - 1], st.integers(1, 1000), PG),  # fmt: skip
+    _case(
+        "DOMAIN of integers",
+        lambda: postgresql.DOMAIN("positive", sa.Integer(), check="VALUE > 0"),
+        [1, 5, 2**31 - 1],
+        st.integers(1, 1000),
+        PG,
+    ),  # fmt: skip
     _case("DOMAIN of texts", lambda: postgresql.DOMAIN("title", sa.String(60)), TEXT_EDGES, texts(20), PG),
-    _case("DOMAIN of decimals", lambda: postgresql.DOMAIN("price", sa.Numeric(12, 4)), _MONEY_EDGES, decimals(12, 4), PG),  # fmt: skip
+    _case(
+        "DOMAIN of decimals", lambda: postgresql.DOMAIN("price", sa.Numeric(12, 4)), _MONEY_EDGES, decimals(12, 4), PG
+    ),  # fmt: skip
     _case("DOMAIN of moments", lambda: postgresql.DOMAIN("moment", sa.DateTime(timezone=True)), AWARE_EDGES, None, PG),
     _case("postgresql.JSON", postgresql.JSON(), DOCUMENT_EDGES, DOCUMENTS, PG),
     _case("JSONB", postgresql.JSONB(), (*DOCUMENT_EDGES, 1.0), DOCUMENTS, PG, compared=_jsonb),
@@ -522,23 +648,26 @@ _MARIADB: list[TypeCase] = [
 ]  # fmt: skip
 
 
-
 DEFECTS: dict[str, list[TypeCase]] = {
     "decimals without a scale": [
-    _case("Numeric(10)", sa.Numeric(10), [0, Decimal(5), Decimal("1.5"), Decimal("-2.5")], decimals(8, 2), SERVER),
-    _case("Numeric(mariadb)", sa.Numeric(), [0, Decimal(5), Decimal("1.5"), Decimal("-2.5")], decimals(8, 2), MY),
+        _case("Numeric(10)", sa.Numeric(10), [0, Decimal(5), Decimal("1.5"), Decimal("-2.5")], decimals(8, 2), SERVER),
+        _case("Numeric(mariadb)", sa.Numeric(), [0, Decimal(5), Decimal("1.5"), Decimal("-2.5")], decimals(8, 2), MY),
     ],
     "blobs": [
-    _case("TINYBLOB", mysql.TINYBLOB(), SHORT_BYTES_EDGES, st.binary(max_size=20), MY),
-    _case("MEDIUMBLOB", mysql.MEDIUMBLOB(), BYTES_EDGES, st.binary(max_size=20), MY),
-    _case("LONGBLOB", mysql.LONGBLOB(), (*BYTES_EDGES, b"\xfe" * 70_000), st.binary(max_size=20), MY),
+        _case("TINYBLOB", mysql.TINYBLOB(), SHORT_BYTES_EDGES, st.binary(max_size=20), MY),
+        _case("MEDIUMBLOB", mysql.MEDIUMBLOB(), BYTES_EDGES, st.binary(max_size=20), MY),
+        _case("LONGBLOB", mysql.LONGBLOB(), (*BYTES_EDGES, b"\xfe" * 70_000), st.binary(max_size=20), MY),
     ],
     "multiranges": _MULTIRANGES,
     "intervals": [
-    _case("postgresql.INTERVAL(fields)", postgresql.INTERVAL(fields="DAY TO HOUR"), SPAN_EDGES, SPANS, PG),
+        _case("postgresql.INTERVAL(fields)", postgresql.INTERVAL(fields="DAY TO HOUR"), SPAN_EDGES, SPANS, PG),
     ],
     "digits that are not read": [
-        _case("Float(rounded when read)", sa.Float(53, asdecimal=True, decimal_return_scale=2), [Decimal("0.123"), Decimal("0.124"), 3]),
+        _case(
+            "Float(rounded when read)",
+            sa.Float(53, asdecimal=True, decimal_return_scale=2),
+            [Decimal("0.123"), Decimal("0.124"), 3],
+        ),
     ],
     "JSON numbers": [
         _case("JSON of truths and numbers", sa.JSON(), [0, False, 1, True, [1], [True]]),

@@ -146,7 +146,13 @@ def _write(
 def _documents(rows: list[Any]) -> Iterator[str]:
     """Yield *rows* as JSON: in one document, unless it would be larger than servers take."""
     document = _encode(rows)
-    if len(document) <= MAX_DOCUMENT or len(rows) == 1:
+    try:
+        size = len(document.encode())
+    except UnicodeEncodeError:
+        # Half of a character, which some databases keep in a document.
+        document = _encode_ascii(rows)
+        size = len(document)
+    if size <= MAX_DOCUMENT or len(rows) == 1:
         yield document
         return
     half = len(rows) // 2
@@ -230,9 +236,10 @@ def _async_callback() -> ActorCallbackError:
 # --- the INSERT ------------------------------------------------------------------------------------------------------
 
 MAX_DOCUMENT: Final = 8 * 2**20
-"""Characters. MariaDB takes packets of 16 MB unless it is told otherwise."""
+"""Bytes. MariaDB takes packets of 16 MB unless it is told otherwise."""
 
-_encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode
+_encode_ascii: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from sqlaudit.config import SQLAuditConfig, get_config, has_config
 from sqlaudit.exceptions import TrailMissingError, TrailOutdatedError
-from sqlaudit.tables import change_table
+from sqlaudit.tables import change_table, is_trail
 
 __all__ = [
     "check_audit_tables",
@@ -96,10 +96,9 @@ def create_trail_with(metadata: MetaData) -> None:
 
 
 def _create_with(metadata: MetaData, connection: Connection, **_: Any) -> None:
-    trail = _trail(None)
-    # One that is part of *metadata* was created with it; another, of a configuration, has its own event.
-    if trail.metadata is not metadata:
-        _create(connection, trail)
+    # A trail that is a part of *metadata* was created with it.
+    if not any(is_trail(table) for table in metadata.tables.values()):
+        _create(connection, _trail(None))
 
 
 def _trail(config: SQLAuditConfig | None) -> Table:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import URL
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
 from databases import Database, mariadb_database, postgresql_database, sqlite_database
-from driver_programs import Base, Blob, Book, Chapter, Tag, Thing, basic_program, book_tag, bytes_program, typed_program
+from driver_programs import Base, Blob, Book, Chapter, Tag, Thing, basic_program, bytes_program, typed_program
 from sqlaudit import (
     SQLAuditConfig,
     create_audit_tables,
@@ -22,7 +22,6 @@ from sqlaudit import (
     register_hooks,
     set_config,
 )
-from sqlaudit.hooks import Subscription
 from witness import told, watch_rows, witnessed
 
 Program = Callable[[Session], None]
@@ -132,8 +131,13 @@ async def run_through(database: Database, program: Program, driver: str) -> Outc
 def _assert_told(outcome: Outcome) -> None:
     """Fail unless the trail tells of each row what the witness saw; masked values are told as changed."""
     for name, truth in outcome.truth.items():
-        story = [(operation, {key: pair for key, pair in fields.items() if key != "secret"}) for operation, fields in outcome.stories[name]]
-        seen = [(operation, {key: pair for key, pair in fields.items() if key != "secret"}) for operation, fields in truth]
+        story = [
+            (operation, {key: pair for key, pair in fields.items() if key != "secret"})
+            for operation, fields in outcome.stories[name]
+        ]
+        seen = [
+            (operation, {key: pair for key, pair in fields.items() if key != "secret"}) for operation, fields in truth
+        ]
         assert sorted(map(repr, story)) == sorted(map(repr, seen)), name
 
 

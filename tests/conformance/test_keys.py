@@ -103,7 +103,11 @@ async def test_every_key_has_a_text_of_its_own_and_is_found_by_it(maker: Maker, 
 
     await story_of(maker, model)
     texts = await _texts(maker)
-    inserted = [each.resource_id for each in await changes_of(maker, model) if each.new_value and each.field_name == "name" and each.operation == "insert"]
+    inserted = [
+        each.resource_id
+        for each in await changes_of(maker, model)
+        if each.new_value and each.field_name == "name" and each.operation == "insert"
+    ]
     assert len(set(texts)) == len(keys)
     assert sorted(map(repr, inserted)) == sorted(map(repr, keys))
     async with maker() as session:
@@ -267,10 +271,10 @@ async def test_another_field_can_be_the_resource_id(maker: Maker, type_: Any, nu
         await session.delete(invoices[4])
         await session.commit()
 
-        for number, operations in zip(
-            numbers, [["insert", "update"]] * 3 + [["insert", "delete"]] * 2, strict=True
-        ):
-            changes = await get_resource_changes(Invoice, number, session=session, filter_fields=["name"], sort_direction="asc")
+        for number, operations in zip(numbers, [["insert", "update"]] * 3 + [["insert", "delete"]] * 2, strict=True):
+            changes = await get_resource_changes(
+                Invoice, number, session=session, filter_fields=["name"], sort_direction="asc"
+            )
             assert [each.operation for each in changes] == operations
             assert {each.resource_id for each in changes} == {number}
 

@@ -30,6 +30,7 @@ _MYSQL_DELETES: Final = re.compile(
     rf"\b(delete)\s+{_MODIFIERS}(.+?)(?:\bwhere\b|\border\s+by\b|\blimit\b|\breturning\b|;|$)",
     re.IGNORECASE | re.DOTALL,
 )
+_MYSQL_LOADS: Final = re.compile(rf"\b(load)\s+(?:data|xml)\b.*?\binto\s+table\s+{_PATH}", re.IGNORECASE | re.DOTALL)
 _MYSQL_HINTS: Final = re.compile(r"/\*M?!\d*")
 """What is in such a comment is executed."""
 _TRUNCATES: Final = re.compile(r"\btruncate\b(?:\s+table\b)?([^;]*)", re.IGNORECASE)
@@ -47,7 +48,7 @@ def find_text_dml(sql: str, dialect: str) -> UncapturedStatementError | None:
     written = [(verb.split()[0], name) for verb, name in _WRITES.findall(sql)]
     written += [("truncate", name) for listed in _TRUNCATES.findall(sql) for name in re.findall(_NAME, listed)]
     if is_mysql:
-        written += _MYSQL_INSERTS.findall(sql)
+        written += _MYSQL_INSERTS.findall(sql) + _MYSQL_LOADS.findall(sql)
         # Of a join, any table may be what is written.
         for verb, tables in (*_MYSQL_UPDATES.findall(sql), *_MYSQL_DELETES.findall(sql)):
             written += [(verb, name) for name in re.findall(_NAME, tables)]

@@ -7,6 +7,7 @@ as they are, with one exception: an INSERT whose keys nobody would learn gets a
 RETURNING, which its result doesn't show.
 """
 
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -521,7 +522,7 @@ def _read_before_upsert(sending: Sending, audited: AuditedTable, uniques: Sequen
         conflicting = _conflicting(chunk, uniques)
         select_old = query.select.where(conflicting)
         old = [query.decode(row) for row in sending.connection.execute(select_old, execution_options=sending.options)]
-        rows.put([_Expected(conflicting, old)])
+        rows.put([_Expected(conflicting, old, _least_rows(chunk, uniques))])
     return Pending(sending.statement, partial(_tell_upserted, sending, audited, rows))
 
 
@@ -542,6 +543,33 @@ class _Expected:
     """Which rows have the unique values of the new ones: those that are met, and those that are inserted."""
     old: list[tuple[Key, Image]]
     """The rows that had them before."""
+    least: int
+    """So many rows there must be with unique values of the new ones."""
+
+
+def _least_rows(rows: Sequence[Mapping[Column[Any], Any]], uniques: Sequence[Sequence[Column[Any]]]) -> int:
+    """
+    Return how many rows there are at least that have a unique key of *rows*, once they were sent.
+
+    Rows of one key become one; for a collation, a text is the same in other
+    letters. Fewer were met by a key that the model doesn't know.
+    """
+    counts = []
+    for columns in uniques:
+        keys = [tuple(_collated(row[column]) for column in columns) for row in rows]
+        if not any(None in key for key in keys):
+            counts.append(len({*keys}))
+    return min(counts, default=0)
+
+
+def _collated(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return (
+        "".join(each for each in unicodedata.normalize("NFKD", value) if not unicodedata.combining(each))
+        .casefold()
+        .rstrip()
+    )
 
 
 def _tell_upserted(
@@ -558,9 +586,11 @@ def _tell_upserted(
                 criterion = or_(criterion, among(query.primary_key, [key for key, _ in old.values()]))
             changes: list[RowChange] = []
             met = _met_by_conflict(sending, audited, expected.conflicting)
+            found = 0
             for row in sending.connection.execute(query.select.where(criterion), execution_options=sending.options):
                 key, new = query.decode(row)
                 row_key = audited.row_key(key)
+                found += 1
                 if row_key in told:
                     continue
                 told.add(row_key)
@@ -570,10 +600,10 @@ def _tell_upserted(
                 if row_key in met:
                     raise _changed_unread(1, sending)
                 changes.extend(audited.changes(Operation.INSERT, {}, new))
+            if found < expected.least and _is_mysql(sending):
+                raise _other_rows(sending)
             yield changes
-    # MySQL counts a row that was updated as two.
-    changed = min(result.rowcount, 1) if _is_mysql(sending) else result.rowcount
-    if not sending.is_many and changed > len(told):
+    if not sending.is_many and not _is_mysql(sending) and result.rowcount > len(told):
         # The column makes another value of what it is given, by which the rows weren't found.
         raise _other_rows(sending)
 
@@ -626,9 +656,11 @@ def _unique_keys(table: Table) -> Iterator[Sequence[Column[Any]]]:
 
 
 def _is_unpredictable(table: Table) -> bool:
-    """Return whether a unique index is of expressions, or of the beginnings of values: nobody knows what meets by it."""
+    """Return whether a unique index is of expressions, or of the beginnings of values: what meets isn't known."""
+    prefixes = ("mysql_length", "mariadb_length")
     return any(
-        index.unique and (len(index.expressions) != len(index.columns) or index.dialect_kwargs.get("mysql_length"))
+        index.unique
+        and (len(index.expressions) != len(index.columns) or any(index.dialect_kwargs.get(each) for each in prefixes))
         for index in table.indexes
     )
 

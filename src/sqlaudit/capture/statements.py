@@ -7,29 +7,22 @@ as they are, with one exception: an INSERT whose keys nobody would learn gets a
 RETURNING, which its result doesn't show.
 """
 
-import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from sqlalchemy import (
     Alias,
     BindParameter,
-    ClauseElement,
     Column,
     ColumnElement,
     Connection,
-    FromClause,
     Row,
     Select,
     Table,
     TableClause,
-    UniqueConstraint,
     bindparam,
-    literal_column,
     or_,
-    select,
 )
 from sqlalchemy.dialects.mysql.dml import OnDuplicateClause
 from sqlalchemy.engine import CursorResult
@@ -55,8 +48,10 @@ from sqlaudit.capture.rows import (
     read_images,
     select_images,
 )
+from sqlaudit.capture.sending import Batches, Key, Pending, Sending, changed_unread, other_rows
 from sqlaudit.capture.spool import Spool
 from sqlaudit.capture.unit_of_work import Flush
+from sqlaudit.capture.upserts import read_before_upsert
 from sqlaudit.exceptions import CaptureError, UncapturedStatementError
 from sqlaudit.tracking import all_tracked, tracking_of
 from sqlaudit.types import Operation
@@ -64,52 +59,12 @@ from sqlaudit.types import Operation
 __all__ = ["Pending", "is_bulk", "places_in", "read_before", "tell", "written_table"]
 
 
-Key: TypeAlias = tuple[Any, ...]
-Batches: TypeAlias = Iterator[list[RowChange]]
-
 _BULK: Final = frozenset({"_emit_insert_table", "_emit_update_table"})
 
 _PLACES: Final = ("schema_translate_map",)
 
 CRITERIA_PER_SELECT: Final = 100
 """SQLite's expressions are at most 1,000 deep."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sending:
-    """A statement that is about to be sent."""
-
-    connection: Connection
-    statement: UpdateBase
-    state: Any
-    """SQLAlchemy's `CompileState`: knows what the ORM adds, criteria of subclasses and loader options."""
-    returned: Sequence[Any]
-    """The columns of an explicit RETURNING."""
-    target: FromClause
-    """What it names to be written: the table, or an alias of it."""
-    parameters: ParameterSets
-    counts_late: bool
-    """It returns rows, for the user or the ORM: SQLite counts those that it changed while they are fetched."""
-    options: Mapping[str, Any]
-    """The execution options that say where its table is, for what is read of it."""
-
-    @property
-    def is_many(self) -> bool:
-        """It is sent once for each of several parameter sets."""
-        return len(self.parameters) > 1
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A statement whose changes are known when it has been sent."""
-
-    statement: UpdateBase
-    """What is sent: the user's, but for a RETURNING."""
-    own_changes: Callable[[CursorResult[Any]], Batches]
-    cascaded: CascadedRows | None = None
-    """What the database will do to other rows."""
-    is_certain: bool = False
-    """It is known to change rows that don't name who changes them."""
 
 
 def is_bulk(statement: UpdateBase) -> bool:
@@ -275,7 +230,7 @@ def _tell_delete(
     _check_count(sending, old.count, result)
     for chunk in old.take():
         if read_images(sending.connection, audited, audited.primary_key, [key for key, _ in chunk], sending.options):
-            raise _other_rows(sending)
+            raise other_rows(sending)
         yield [change for _, image in chunk for change in audited.changes(Operation.DELETE, image, {})]
 
 
@@ -359,24 +314,10 @@ def _check_count(sending: Sending, read: int, result: CursorResult[Any]) -> None
     the two statements are changed without having been read.
     """
     if not sending.is_many and result.rowcount > read:
-        raise _changed_unread(result.rowcount - read, sending)
+        raise changed_unread(result.rowcount - read, sending)
     counts = isinstance(sending.statement, Update) and not sending.is_many and not sending.counts_late
     if counts and 0 <= result.rowcount < read:
-        raise _other_rows(sending)
-
-
-def _other_rows(sending: Sending) -> CaptureError:
-    return CaptureError(
-        f"The statement didn't change the rows of {sending.target} that its criterion found before: it isn't the same "
-        f"at each reading, or a trigger of the database kept rows; roll back, and name the rows by their keys."
-    )
-
-
-def _changed_unread(count: int, sending: Sending) -> CaptureError:
-    return CaptureError(
-        f"{count} rows of {sending.target} were committed by another transaction while the statement ran, and what "
-        f"they held before isn't known; roll back and run the transaction again."
-    )
+        raise other_rows(sending)
 
 
 # --- INSERT ----------------------------------------------------------------------------------------------------------
@@ -396,13 +337,8 @@ def _read_before_insert(sending: Sending, audited: AuditedTable) -> Pending:
     conflict = getattr(insert, "_post_values_clause", None)
     if conflict is None:
         return _insert(sending, audited, ignores_conflicts=False)
-    _refuse_new_key(audited, conflict)
-    if isinstance(conflict, OnDuplicateClause):
-        uniques = [] if _is_unpredictable(audited.table) else list(_unique_keys(audited.table))
-        return _read_before_upsert(sending, audited, uniques)
-    if hasattr(conflict, "update_values_to_set"):
-        columns = _conflict_columns(audited.table, conflict)
-        return _read_before_upsert(sending, audited, [] if columns is None else [columns])
+    if isinstance(conflict, OnDuplicateClause) or hasattr(conflict, "update_values_to_set"):
+        return read_before_upsert(sending, audited, conflict)
     return _insert(sending, audited, ignores_conflicts=True)
 
 
@@ -501,229 +437,6 @@ def _taken(result: CursorResult[Any]) -> list[Key]:
     else:
         hidden.context._rowcount = len(rows)
     return [tuple(row) for row in rows]
-
-
-# --- upserts ---------------------------------------------------------------------------------------------------------
-
-
-def _read_before_upsert(sending: Sending, audited: AuditedTable, uniques: Sequence[Sequence[Column[Any]]]) -> Pending:
-    """Read the rows that the new ones will conflict with, by the columns that a conflict can be about."""
-    given = [] if not uniques else list(_values_of(sending, {column for columns in uniques for column in columns}))
-    if not given or not all(_can_conflict(row, uniques) for row in given):
-        raise UncapturedStatementError(
-            "An upsert",
-            audited.table.name,
-            "name the columns of the conflict with index_elements=, or declare the unique key in the model, and give "
-            "plain values for them",
-        )
-    query = select_images(audited)
-    rows: Spool[_Expected] = Spool()
-    for chunk in batched(given, ROWS_PER_SELECT):
-        conflicting = _conflicting(chunk, uniques)
-        select_old = query.select.where(conflicting)
-        old = [query.decode(row) for row in sending.connection.execute(select_old, execution_options=sending.options)]
-        rows.put([_Expected(conflicting, old, _least_rows(chunk, uniques))])
-    return Pending(sending.statement, partial(_tell_upserted, sending, audited, rows))
-
-
-def _refuse_new_key(audited: AuditedTable, conflict: Any) -> None:
-    set_ = dict(getattr(conflict, "update_values_to_set", None) or getattr(conflict, "update", None) or {})
-    names = {str(getattr(name, "name", name)) for name in set_}
-    if names & {column.name for column in audited.table.primary_key}:
-        raise UncapturedStatementError(
-            "An upsert that sets the primary key", audited.table.name, "load the objects, set their keys and flush"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Expected:
-    """A part of the rows that an upsert brings."""
-
-    conflicting: ColumnElement[bool]
-    """Which rows have the unique values of the new ones: those that are met, and those that are inserted."""
-    old: list[tuple[Key, Image]]
-    """The rows that had them before."""
-    least: int
-    """So many rows there must be with unique values of the new ones."""
-
-
-def _least_rows(rows: Sequence[Mapping[Column[Any], Any]], uniques: Sequence[Sequence[Column[Any]]]) -> int:
-    """
-    Return how many rows there are at least that have a unique key of *rows*, once they were sent.
-
-    Rows of one key become one; for a collation, a text is the same in other
-    letters. Fewer were met by a key that the model doesn't know.
-    """
-    counts = []
-    for columns in uniques:
-        keys = [tuple(_collated(row[column]) for column in columns) for row in rows]
-        if not any(None in key for key in keys):
-            counts.append(len({*keys}))
-    return min(counts, default=0)
-
-
-def _collated(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    return (
-        "".join(each for each in unicodedata.normalize("NFKD", value) if not unicodedata.combining(each))
-        .casefold()
-        .rstrip()
-    )
-
-
-def _tell_upserted(
-    sending: Sending, audited: AuditedTable, rows: Spool[_Expected], result: CursorResult[Any]
-) -> Batches:
-    query = select_images(audited)
-    # Two values that Python tells apart may be one for the database, in different parts.
-    told: set[str] = set()
-    for chunk in rows.take():
-        for expected in chunk:
-            old = {audited.row_key(key): (key, image) for key, image in expected.old}
-            criterion = expected.conflicting
-            if old:
-                criterion = or_(criterion, among(query.primary_key, [key for key, _ in old.values()]))
-            changes: list[RowChange] = []
-            met = _met_by_conflict(sending, audited, expected.conflicting)
-            found = 0
-            for row in sending.connection.execute(query.select.where(criterion), execution_options=sending.options):
-                key, new = query.decode(row)
-                row_key = audited.row_key(key)
-                found += 1
-                if row_key in told:
-                    continue
-                told.add(row_key)
-                if row_key in old:
-                    changes.extend(audited.changes(Operation.UPDATE, old[row_key][1], new))
-                    continue
-                if row_key in met:
-                    raise _changed_unread(1, sending)
-                changes.extend(audited.changes(Operation.INSERT, {}, new))
-            if found < expected.least and _is_mysql(sending):
-                raise _other_rows(sending)
-            yield changes
-    if not sending.is_many and not _is_mysql(sending) and result.rowcount > len(told):
-        # The column makes another value of what it is given, by which the rows weren't found.
-        raise _other_rows(sending)
-
-
-def _is_mysql(sending: Sending) -> bool:
-    return sending.connection.dialect.name in ("mysql", "mariadb")
-
-
-def _met_by_conflict(sending: Sending, audited: AuditedTable, criterion: ColumnElement[bool]) -> set[str]:
-    """
-    Return the rows that were there when the upsert came to them; only PostgreSQL can say.
-
-    There, an upsert waits for a row that another transaction has inserted, and
-    then updates what nobody could read before. A row that it has inserted has no xmax.
-    """
-    # A foreign key to the table itself locks the rows that it refers to, which gives them an xmax, too.
-    refers_to_itself = any(each.referred_table is audited.table for each in audited.table.foreign_key_constraints)
-    if sending.connection.dialect.name != "postgresql" or refers_to_itself:
-        return set()
-    primary_key = [audited.table.columns[key] for key in audited.primary_key]
-    met = select(*primary_key).where(criterion, literal_column("xmax::text") != "0")
-    return {audited.row_key(tuple(row)) for row in sending.connection.execute(met, execution_options=sending.options)}
-
-
-def _conflict_columns(table: Table, conflict: Any) -> Sequence[Column[Any]] | None:
-    """Return the columns that an ON CONFLICT is about; None if they aren't columns, or aren't said."""
-    elements = conflict.inferred_target_elements
-    name = getattr(conflict, "constraint_target", None)
-    if elements is None and name is not None:
-        constraints: list[Any] = [*table.constraints, *table.indexes]
-        named = {each.name: each for each in constraints}
-        elements = list(named[name].columns) if name in named else None
-    if not elements:
-        return None
-    by_name = {column.name: column for column in table.columns}
-    found = [by_name.get(element if isinstance(element, str) else getattr(element, "name", "")) for element in elements]
-    known = [column for column in found if column is not None]
-    return known if len(known) == len(found) else None
-
-
-def _unique_keys(table: Table) -> Iterator[Sequence[Column[Any]]]:
-    """Yield the columns of each key by which a row may be a duplicate."""
-    yield list(table.primary_key)
-    for constraint in table.constraints:
-        if isinstance(constraint, UniqueConstraint):
-            yield list(constraint.columns)
-    for index in table.indexes:
-        if index.unique:
-            yield list(index.columns)
-
-
-def _is_unpredictable(table: Table) -> bool:
-    """Return whether a unique index is of expressions, or of the beginnings of values: what meets isn't known."""
-    prefixes = ("mysql_length", "mariadb_length")
-    return any(
-        index.unique
-        and (len(index.expressions) != len(index.columns) or any(index.dialect_kwargs.get(each) for each in prefixes))
-        for index in table.indexes
-    )
-
-
-_UNKNOWN: Final = object()
-"""In place of a value that the database, or a function of Python, will make."""
-
-
-def _values_of(sending: Sending, columns: Collection[Column[Any]]) -> Iterator[dict[Column[Any], Any]]:
-    """Yield what each new row will have in *columns*: a plain value, None for NULL or a generated key, or unknown."""
-    insert: Any = sending.statement
-    omitted = {column: _default_of(column) for column in columns}
-    if insert.select is not None:
-        names = [getattr(name, "key", name) for name in insert._select_names]
-        selected = [column for column in columns if column.key in names]
-        subquery = insert.select.subquery()
-        exported = list(subquery.columns)
-        query = subquery.select().with_only_columns(*(exported[names.index(column.key)] for column in selected))
-        for row in sending.connection.execute(query.params(sending.parameters[0])) if selected else ():
-            yield omitted | dict(zip(selected, row, strict=True))
-        return
-    fixed = sending.state._multi_parameters or [sending.state._dict_parameters or {}]
-    for parameters in sending.parameters:
-        for values in fixed:
-            by_key = {getattr(name, "key", name): _plain(value) for name, value in values.items()} | dict(parameters)
-            yield omitted | {column: _known(by_key[column.key]) for column in columns if column.key in by_key}
-
-
-def _default_of(column: Column[Any]) -> Any:
-    """Return what a row will have in a column that nobody gives."""
-    if column.table is not None and column is column.table.autoincrement_column:
-        return None
-    default: Any = column.default
-    if default is None:
-        return None if column.server_default is None else _UNKNOWN
-    return default.arg if default.is_scalar else _UNKNOWN
-
-
-def _known(value: Any) -> Any:
-    return _UNKNOWN if isinstance(value, ClauseElement) else value
-
-
-def _can_conflict(row: Mapping[Column[Any], Any], uniques: Sequence[Sequence[Column[Any]]]) -> bool:
-    """Return whether a row is found by one of its unique keys, and none of them is unknown."""
-    values = [[row[column] for column in columns] for columns in uniques]
-    return any(None not in key for key in values) and not any(each is _UNKNOWN for key in values for each in key)
-
-
-def _conflicting(
-    rows: Sequence[Mapping[Column[Any], Any]], uniques: Sequence[Sequence[Column[Any]]]
-) -> ColumnElement[bool]:
-    """Return the criterion of rows that have a unique key of one of *rows*; NULL conflicts with nothing."""
-    criteria = []
-    for columns in uniques:
-        values = dict.fromkeys(tuple(row[column] for column in columns) for row in rows)
-        complete = [key for key in values if None not in key]
-        if complete:
-            criteria.append(among(columns, complete))
-    return or_(*criteria)
-
-
-def _plain(value: Any) -> Any:
-    return value.effective_value if isinstance(value, BindParameter) else value
 
 
 # --- what stands around ----------------------------------------------------------------------------------------------

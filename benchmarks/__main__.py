@@ -37,14 +37,22 @@ def main() -> None:
             budget=arguments.budget,
             log=arguments.log,
         )
-        results += measure(plan, lambda line: print(line, file=sys.stderr, flush=True))
+        results += measure(plan, _tell)
     write(Path(arguments.output), results, servers, " ".join(["python -m benchmarks", *sys.argv[1:]]))
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--database", action="append", metavar="URL", help="may be repeated; PostgreSQL's role must be allowed to CREATE DATABASE"
+        "--database",
+        action="append",
+        metavar="URL",
+        help="may be repeated; PostgreSQL's role must be allowed to CREATE DATABASE",
     )
     parser.add_argument("--workloads", help="such as W1,W3; all of them by default")
     parser.add_argument("--contestants", help=f"separated by semicolons; of {'; '.join(CONTESTANTS)}")

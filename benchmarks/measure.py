@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import make_url
@@ -61,7 +62,7 @@ class _Worker:
     """The other end of a worker's pipe."""
 
     def __init__(self, name: str, url: str, log: str) -> None:
-        self._log = open(log, "a", encoding="utf-8")  # noqa: SIM115 (closed with the process)
+        self._log = Path(log).open("a", encoding="utf-8")  # noqa: SIM115 (closed with the process)
         self._process = subprocess.Popen(  # noqa: S603 (ourselves)
             [sys.executable, "-m", "benchmarks.worker", name, url],
             stdin=subprocess.PIPE,

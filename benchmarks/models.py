@@ -29,12 +29,13 @@ def define_models(
     mixins: tuple[type, ...] = (),
     attributes: Mapping[str, Any] | None = None,
     decorate: Callable[[Any], Any] = lambda model: model,
-    prepare: Callable[[Any], object] = lambda base: None,
+    prepare: Callable[[Any], object] = lambda _: None,
 ) -> Models:
     """Return the models; the tracked one with what a contestant marks it with."""
     base = type("Base", (DeclarativeBase,), {})
     prepare(base)
-    category = type("Category", (base,), {"__tablename__": "bench_category", "id": mapped_column(primary_key=True, type_=Integer)})
+    key = mapped_column(Integer, primary_key=True)
+    category = type("Category", (base,), {"__tablename__": "bench_category", "id": key})
     item = type("Item", (*mixins, base), {"__tablename__": ITEM, **_columns(), **(attributes or {})})
     untracked = type("Untracked", (base,), {"__tablename__": "bench_untracked", **_columns()})
     return Models(base, category, decorate(item), untracked)

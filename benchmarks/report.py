@@ -119,6 +119,13 @@ class _Table:
             return "–"
         return f"{statistics.median(result.seconds) * 1000:,.1f}"
 
+    def cpu(self, result: Result) -> str:
+        base = self.base(result.workload)
+        if base is None or result.error is not None:
+            return "–"
+        own, other = ([run.cpu_seconds for run in each.runs if run.cpu_seconds] for each in (result, base))
+        return _short(statistics.median(own) / statistics.median(other)) if own and other else "–"
+
     def statements(self, result: Result) -> str:
         count = result.inspection.statements
         return "–" if count is None else f"{count:,}"
@@ -163,11 +170,11 @@ def _tables(results: Sequence[Result]) -> list[_Table]:
 
 _HEAD = """# What auditing costs
 
-Written by `{command}`. All contestants ran in turns, each in a process of its own, each run on a fresh
-database. A figure is the median of how many times longer a run took than plain SQLAlchemy's of the same turn; small,
-the quartiles. *Floor* is plain SQLAlchemy and one Core INSERT (executemany, in the same transaction) of JSON rows that were
-prepared before the clock started. W5 is compared with the floor's SELECT of the rows, since plain SQLAlchemy has no history.
-⚠: another number of changes was recorded than were made.
+Written by `{command}`. All contestants ran in turns, each in a process of its own,
+each run on a fresh database. A figure is the median of how many times longer a run took than plain SQLAlchemy's of the
+same turn; small, the quartiles. *Floor* is plain SQLAlchemy and one Core INSERT per flush (executemany, in the same
+transaction) of JSON rows that were prepared before the clock started. W5 is compared with the floor's SELECT of the
+rows, since plain SQLAlchemy has no history. ⚠: another number of changes was recorded than were made.
 """
 
 
@@ -176,12 +183,13 @@ def _markdown(results: Sequence[Result], facts: dict[str, str]) -> str:
     parts += [f"| {name} | {value} |" for name, value in facts.items() if name != "command"]
     parts.append("")
     for table in _tables(results):
-        sizes = {workload: next(r.size for r in table.of.values() if r.workload == workload) for workload in table.workloads}
+        sizes = {result.workload: result.size for result in table.of.values()}
         told = ", ".join(f"{workload}: {size:,}" for workload, size in sizes.items())
         parts += [f"## {table.driver}", "", f"Objects: {told}.", "", "Times plain SQLAlchemy:", ""]
         parts += table.render(table.ratio)
         for title, cell in (
             ("Milliseconds, median", table.plain),
+            ("Times plain SQLAlchemy, CPU time of the client alone", table.cpu),
             ("Statements sent", table.statements),
             ("Peak memory, MB (tracemalloc, in a run that was not timed)", table.memory),
             ("Bytes of trail per change, indexes included", table.trail),
@@ -202,14 +210,11 @@ def _chart(path: Path, results: Sequence[Result], facts: dict[str, str]) -> None
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
     tables = _tables(results)
-    figure, axes = plt.subplots(
-        len(tables), 1, figsize=(13, 4.2 * len(tables)), squeeze=False, layout="constrained"
-    )
+    figure, axes = plt.subplots(len(tables), 1, figsize=(13, 4.2 * len(tables)), squeeze=False, layout="constrained")
     for axis, table in zip(axes[:, 0], tables, strict=True):
         _bars(axis, table)
-    figure.suptitle(
-        f"Times plain SQLAlchemy, logarithmic (W5: times the floor) · {facts['date']} · SQLAlchemy {facts['sqlalchemy']}"
-    )
+    title = "Times plain SQLAlchemy, logarithmic (W5: times the floor)"
+    figure.suptitle(f"{title} · {facts['date']} · SQLAlchemy {facts['sqlalchemy']}")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -236,6 +241,7 @@ def _bars(axis: Any, table: _Table) -> None:
     axis.axhline(1, color="black", linewidth=0.8)
     axis.set_yscale("log")
     axis.set_yticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
-    axis.set_xticks(range(len(table.workloads)), [f"{name}\n{WORKLOADS[name].title}" for name in table.workloads], fontsize=8)
+    labels = [f"{name}\n{WORKLOADS[name].title}" for name in table.workloads]
+    axis.set_xticks(range(len(table.workloads)), labels, fontsize=8)
     axis.set_title(f"{table.driver} (pale: nothing was recorded; missing: it crashed)", fontsize=10)
     axis.legend(fontsize=7, ncols=2, loc="upper right")

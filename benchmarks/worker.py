@@ -10,8 +10,8 @@ import gc
 import json
 import sys
 import time
-import tracemalloc
 import traceback
+import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +38,8 @@ class Outcome:
     """What one run has shown."""
 
     seconds: float | None = None
+    cpu_seconds: float | None = None
+    """Of this process, the client: what other programs do to the machine hardly shows in it."""
     changes: int | None = None
     """How many the contestant has recorded, counted by SQL."""
     trail_bytes: int | None = None
@@ -57,7 +59,7 @@ class Worker:
 
     def run(self, workload: Workload, size: int, *, inspect: bool) -> Outcome:
         """Do a workload once; *inspect* counts its statements and traces its memory instead of measuring its time."""
-        template = self._template(workload.fixture, size)
+        template = self._template(workload.fixture, size * workload.left)
         is_copy = workload.fixture != "history"
         name = self.databases.create(template) if is_copy else template
         try:
@@ -183,9 +185,9 @@ def _clock(engine: Engine, outcome: Outcome, *, inspect: bool) -> Iterator[None]
     """Measure what is done within: its time, or its statements and its memory."""
     gc.collect()
     if not inspect:
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         yield
-        outcome.seconds = time.perf_counter() - start
+        outcome.seconds, outcome.cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
         return
     statements = 0
 

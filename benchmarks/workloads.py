@@ -52,9 +52,11 @@ class Workload:
     run_async: Callable[[Models, AsyncEngine, type[AsyncSession], type[Session], int], Awaitable[None]] | None = None
     fixture: str = "empty"
     """Which database it finds: "empty", "filled" with objects, or with a long "history"."""
+    left: int = 1
+    """How often more objects it finds than it uses; so that workloads can share a fixture."""
     changes: Callable[[int], int] = lambda size: size
     """How many changes a trail must have got."""
-    trail: Callable[[int], list[Batch]] = lambda size: []
+    trail: Callable[[int], list[Batch]] = lambda _: []
     """What the floor writes, flush by flush."""
 
 
@@ -166,9 +168,27 @@ async def insert_and_change_concurrently(
     models: Models, engine: AsyncEngine, session_class: type[AsyncSession], sync_class: type[Session], size: int
 ) -> None:
     """W7: *size* transactions, half of them change an object that the one before has made, and its commit expired."""
+    await _concurrently(models, engine, session_class, sync_class, size, expire=True)
 
+
+async def insert_and_change_unexpired(
+    models: Models, engine: AsyncEngine, session_class: type[AsyncSession], sync_class: type[Session], size: int
+) -> None:
+    """W7b: the same without expiry, which some peers need with asyncio, and whose documentation says so."""
+    await _concurrently(models, engine, session_class, sync_class, size, expire=False)
+
+
+async def _concurrently(
+    models: Models,
+    engine: AsyncEngine,
+    session_class: type[AsyncSession],
+    sync_class: type[Session],
+    size: int,
+    *,
+    expire: bool,
+) -> None:
     async def client(number: int) -> None:
-        async with session_class(engine, sync_session_class=sync_class) as session:
+        async with session_class(engine, sync_session_class=sync_class, expire_on_commit=expire) as session:
             for turn in range(size // _TASKS // 2):
                 item = models.item(**values_of(number * 1000 + turn))
                 session.add(item)
@@ -236,6 +256,7 @@ _ALL = (
         size=5000,
         run=delete_objects,
         fixture="filled",
+        left=2,
         trail=lambda n: [_deletes(n)],
     ),
     Workload(
@@ -259,6 +280,14 @@ _ALL = (
         title="50 concurrent tasks",
         size=2000,
         run_async=insert_and_change_concurrently,
+        changes=lambda n: n // _TASKS // 2 * 2 * _TASKS,
+        trail=_concurrent_trail,
+    ),
+    Workload(
+        name="W7b",
+        title="same, expire_on_commit=False",
+        size=2000,
+        run_async=insert_and_change_unexpired,
         changes=lambda n: n // _TASKS // 2 * 2 * _TASKS,
         trail=_concurrent_trail,
     ),

@@ -5,7 +5,6 @@ As in its documentation, with statement triggers (its default) and an actor. At 
 which saves the row of the transaction.
 """
 
-
 from postgresql_audit import versioning_manager
 from sqlalchemy import Connection, cast, insert, select, update
 from sqlalchemy.dialects.postgresql import JSONB

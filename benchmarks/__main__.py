@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measure what auditing costs, and write docs/benchmarks/."""
+"""``python -m benchmarks``: measure what auditing costs, and write docs/benchmarks.md, .png and .json."""
 
 import argparse
 import sys
@@ -60,7 +60,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=1.0, help="0.2 is a fifth of the objects")
     parser.add_argument("--small", action="store_true", help="a fiftieth: does everything work?")
     parser.add_argument("--budget", type=float, default=60.0, help="seconds per contestant and workload")
-    parser.add_argument("--output", default="docs/benchmarks")
+    parser.add_argument("--output", default="docs")
     parser.add_argument("--log", default="/dev/null", help="what the workers write to stderr")
     return parser.parse_args()
 

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from benchmarks.measure import Result
@@ -241,7 +242,7 @@ def _bars(axis: Any, table: _Table) -> None:
     axis.axhline(1, color="black", linewidth=0.8)
     axis.set_yscale("log")
     axis.set_yticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
-    labels = [f"{name}\n{WORKLOADS[name].title}" for name in table.workloads]
+    labels = [f"{name}\n{fill(WORKLOADS[name].title, 17)}" for name in table.workloads]
     axis.set_xticks(range(len(table.workloads)), labels, fontsize=8)
     axis.set_title(f"{table.driver} (pale: nothing was recorded; missing: it crashed)", fontsize=10)
     axis.legend(fontsize=7, ncols=2, loc="upper right")

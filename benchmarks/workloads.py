@@ -261,7 +261,7 @@ _ALL = (
     ),
     Workload(
         name="W5",
-        title="read 1,000 changes of 200,000",
+        title="read 1,000 changes of all",
         size=200_000,
         run=read_history,
         fixture="history",
@@ -269,7 +269,7 @@ _ALL = (
     ),
     Workload(
         name="W6",
-        title="update() of 10,000 rows",
+        title="one update() of all rows",
         size=10_000,
         run=update_by_one_statement,
         fixture="filled",

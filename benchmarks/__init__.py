@@ -1,0 +1,1 @@
+"""What auditing costs: sqlaudit, its peers and the floor, measured in one run. ``python -m benchmarks --help``."""

@@ -43,7 +43,45 @@ MUTATIONS = [
         "committed[field.attribute] if pending else current.get(",
         "current.get(",
     ),
-    Mutation("what was changed in place is trusted", "codec.py", "return isinstance(value, _IMMUTABLE)", "return True"),
+    Mutation(
+        "what was changed in place is trusted",
+        "codec/values.py",
+        "return isinstance(value, _IMMUTABLE) and",
+        "return True and",
+    ),
+    Mutation(
+        "what the database alters is taken from memory",
+        "codec/values.py",
+        "return self.is_altered or",
+        "return",
+    ),
+    Mutation("ciphertexts are made anew", "codec/finding.py", "ciphers.append(True)", "pass"),
+    Mutation(
+        "what is equal for SQLAlchemy, and isn't sent, is told",
+        UNIT_OF_WORK,
+        "committed is not NO_VALUE and state.manager[name].impl.is_equal(value, committed) is True",
+        "False",
+    ),
+    Mutation(
+        "time runs as the process's clock does",
+        "recorder.py",
+        'return func.max(bindparam("now", type_=trail.c.recorded_at.type), func.coalesce(last, ""))',
+        'return bindparam("now", type_=trail.c.recorded_at.type)',
+    ),
+    Mutation(
+        "a commit of the connection keeps what has no trail",
+        LISTENERS,
+        '        event.listen(engine, "commit", _on_commit)\n',
+        "",
+    ),
+    Mutation(
+        "MariaDB's text passes", "capture/refusals.py", 'is_mysql = dialect in ("mysql", "mariadb")', "is_mysql = False"
+    ),
+    Mutation("baselines are written twice", "baseline.py", "if began > ended)", "if began < ended)"),
+    Mutation(
+        "older names are not read", "_statements.py", "values.setdefault(renamed[old], value)", "values[old] = value"
+    ),
+    Mutation("a snapshot is of now", "_subjects.py", "return trail.c.id <= self.change_id", "return true()"),
     Mutation(
         "what the database generates is not read",
         UNIT_OF_WORK,
@@ -57,7 +95,12 @@ MUTATIONS = [
         "needed = whole or pending or field.is_key",
     ),
     Mutation("a row switch is an insert", UNIT_OF_WORK, "return deleted if is_delete else None", "return None"),
-    Mutation("another key is the same resource", "capture/rows.py", "if before != after:", "if False:"),
+    Mutation(
+        "another key is the same resource",
+        "capture/rows.py",
+        "if not is_same_key and (before := self.resource_id(old)) != after:",
+        "if False:",
+    ),
     Mutation("masked values are stored", "capture/rows.py", "MASK if key in masked else image[key]", "image[key]"),
     Mutation("nobody acts", "recorder.py", "return AuditContext(user_id=user_id).under(context)", "return context"),
     Mutation(
@@ -79,7 +122,10 @@ MUTATIONS = [
         "    if isinstance(statement, Delete):\n        return None\n        return _read_before_delete",
     ),
     Mutation(
-        "an upsert is an insert", STATEMENTS, "                if before is None:\n", "                if True:\n"
+        "an upsert is an insert",
+        "capture/upserts.py",
+        "                if row_key in old:\n",
+        "                if False:\n",
     ),
     Mutation(
         "keys of many rows are not asked for",

@@ -4,14 +4,16 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import URL
+from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from databases import (
     Database,
+    create_contrib,
     find_mariadb,
     find_postgresql,
+    has_contrib,
     mariadb_database,
     postgresql_database,
     sqlite_database,
@@ -34,12 +36,21 @@ def _mariadb_server() -> URL:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of MariaDB where there is none, and count them; CI names one, which must answer."""
-    if find_mariadb() is not None:
+    """
+    Leave out the tests of MariaDB where there is none, and count them; CI names one, which must answer.
+
+    So, too, those of PostgreSQL's extensions on the embedded server, which has none.
+    """
+    left_out = []
+    if find_mariadb() is None:
+        left_out += [
+            item for item in items if "mariadb" in getattr(item, "callspec", item).__dict__.get("params", {}).values()
+        ]
+    of_contrib = [item for item in items if "contrib_maker" in getattr(item, "fixturenames", ())]
+    if of_contrib and not has_contrib(find_postgresql()):
+        left_out += of_contrib
+    if not left_out:
         return
-    left_out = [
-        item for item in items if "mariadb" in getattr(item, "callspec", item).__dict__.get("params", {}).values()
-    ]
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
 
@@ -67,6 +78,19 @@ async def _engine(database: Database) -> AsyncIterator[AsyncEngine]:
 @pytest.fixture(name="maker")
 def _maker(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
     return async_sessionmaker(engine)
+
+
+@pytest.fixture(name="contrib_maker")
+async def _contrib_maker(database: Database, postgresql_server: URL) -> AsyncIterator[async_sessionmaker[AsyncSession]]:
+    """Sessions that find the types of PostgreSQL's extensions, too; for tests of that database alone."""
+    create_contrib(postgresql_server)
+    finding = database.make_async_engine()
+    async with finding.connect() as connection:
+        schema = (await connection.execute(text("SELECT current_schema()"))).scalar_one()
+    await finding.dispose()
+    engine = database.make_async_engine(connect_args={"server_settings": {"search_path": f"{schema}, public"}})
+    yield async_sessionmaker(engine)
+    await engine.dispose()
 
 
 @pytest.fixture(autouse=True)

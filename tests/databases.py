@@ -161,6 +161,27 @@ def find_postgresql() -> URL:
     return _start_embedded()
 
 
+def has_contrib(server: URL) -> bool:
+    """Return whether the extensions that come with PostgreSQL are there, as they aren't with the embedded server."""
+    engine = create_engine(server.set(drivername="postgresql+psycopg"))
+    with engine.connect() as connection:
+        query = text("SELECT count(*) FROM pg_available_extensions WHERE name IN ('hstore', 'citext')")
+        found = connection.execute(query).scalar_one()
+    engine.dispose()
+    return bool(found == 2)
+
+
+def create_contrib(server: URL) -> None:
+    """Let the types of these extensions be in the schema public of *server*'s database."""
+    engine = create_engine(server.set(drivername="postgresql+psycopg"))
+    with engine.begin() as connection:
+        # One process after the other: IF NOT EXISTS doesn't see what another is about to create.
+        connection.execute(text("SELECT pg_advisory_xact_lock(20260101)"))
+        for name in ("hstore", "citext"):
+            connection.execute(text(f"CREATE EXTENSION IF NOT EXISTS {name} SCHEMA public"))
+    engine.dispose()
+
+
 def find_mariadb() -> URL | None:
     """Return the server to test on: $SQLAUDIT_TEST_MARIADB, which must answer, or the local one; None without one."""
     named = os.environ.get("SQLAUDIT_TEST_MARIADB")

@@ -1,0 +1,80 @@
+"""Laws 3, 7 and 10 for every column type: what is told of a value is what the row reads back, value and Python type."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings, strategies as st
+
+from conformance_setup import Maker
+from type_cases import CASES, CONTRIB, TypeCase
+from type_lives import MOMENTS, Subject, audited, check, lives_of_edges
+
+# SQLAlchemy 2.1 says so of types of its own.
+pytestmark = pytest.mark.filterwarnings("ignore:Type object .* does not refer to an OperatorClass")
+
+
+def _groups() -> list[Any]:
+    """Return each group of types on each database that has some of them."""
+    groups = {
+        (database, group): [case for case in cases if database in case.databases]
+        for group, cases in CASES.items()
+        for database in ("sqlite", "postgresql", "mariadb")
+    }
+    return [
+        pytest.param(database, cases, id=f"{database}-{group}") for (database, group), cases in groups.items() if cases
+    ]
+
+
+@pytest.fixture(name="subject")
+async def _subject(maker: Maker, cases: Sequence[TypeCase]) -> Subject:
+    return await audited(cases, maker)
+
+
+@pytest.mark.parametrize(("database", "cases"), _groups(), indirect=["database"])
+async def test_the_edges_of_every_type_are_told_as_they_read(subject: Subject) -> None:
+    """NULL, empty, extreme and non-ASCII values of a type are told as they read back, however they are written."""
+    await check(subject, lives_of_edges(subject.cases))
+
+
+_settings = settings(
+    max_examples=12,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def _rows(cases: Sequence[TypeCase]) -> st.SearchStrategy[list[tuple[list[Any], ...]]]:
+    life = (st.lists(case.values, min_size=MOMENTS, max_size=MOMENTS) for case in cases)
+    return st.lists(st.tuples(*life), min_size=2, max_size=3)
+
+
+@pytest.mark.parametrize(("database", "cases"), _groups(), indirect=["database"])
+@_settings
+@given(data=st.data())
+async def test_any_values_of_every_type_are_told_as_they_read(subject: Subject, data: st.DataObject) -> None:
+    """Any values of a type are told as they read back, however they are written."""
+    await check(subject, data.draw(_rows(subject.cases)))
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+async def test_types_of_extensions_are_told_as_they_read(contrib_maker: Maker) -> None:
+    """The values of HSTORE and CITEXT, equal or not but for their case, are told as they read back."""
+    await check(await audited(CONTRIB, contrib_maker), lives_of_edges(CONTRIB))
+
+
+@pytest.fixture(name="contrib_subject")
+async def _contrib_subject(contrib_maker: Maker) -> Subject:
+    return await audited(CONTRIB, contrib_maker)
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@_settings
+@given(rows=_rows(CONTRIB))
+async def test_any_values_of_types_of_extensions_are_told_as_they_read(contrib_subject: Subject, rows: Any) -> None:
+    """Any values of HSTORE and CITEXT are told as they read back."""
+    await check(contrib_subject, rows)

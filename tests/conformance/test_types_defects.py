@@ -1,10 +1,16 @@
 """What of the types was found not to be told as it reads. To be moved to test_types.py when it is."""
 
-from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from conformance_setup import Maker
+from conformance_setup import Maker, read_rows, save, start_audit, stored_changes, trail_of
+from databases import Database
+from sqlaudit import track_table
 from type_cases import DEFECTS, TypeCase
 from type_lives import audited, check, lives_of_edges
 
@@ -22,3 +28,114 @@ from type_lives import audited, check, lives_of_edges
 async def test_the_edges_of_a_type_are_told_as_they_read(maker: Maker, case: TypeCase) -> None:
     """NULL, empty, extreme and non-ASCII values of a type are told as they read back, however they are written."""
     await check(await audited([case], maker), lives_of_edges([case]))
+
+
+class Folded(sa.TypeDecorator[str]):
+    """Text of which the application says that upper and lower case are one value."""
+
+    impl = sa.String(50)
+    cache_ok = True
+
+    def compare_values(self, x: Any, y: Any) -> bool:
+        return x.lower() == y.lower() if isinstance(x, str) and isinstance(y, str) else bool(x == y)
+
+
+@pytest.mark.parametrize(
+    ("type_", "before", "after"),
+    [
+        pytest.param(sa.JSON(), 0, False, id="0 and false"),
+        pytest.param(sa.JSON(), {"a": 1}, {"a": True}, id="1 and true, inside"),
+        pytest.param(sa.JSON(), [1], [1.0], id="1 and 1.0"),
+        pytest.param(sa.JSON(), sa.null(), None, id="SQL NULL and JSON null"),
+        pytest.param(sa.JSON(), None, sa.JSON.NULL, id="JSON null and JSON null"),
+        pytest.param(Folded(), "a", "A", id="compare_values"),
+    ],
+)
+@pytest.mark.parametrize("loaded", [True, False], ids=["loaded", "expired"])
+async def test_values_that_sqlalchemy_takes_for_equal_are_told_only_if_they_are_sent(
+    maker: Maker, type_: Any, before: Any, after: Any, loaded: bool
+) -> None:
+    """What SQLAlchemy doesn't send, because it compares equal to what was loaded, is no change."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    @track_table()
+    class Thing(Base):
+        __tablename__ = "thing"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str]
+        value: Mapped[Any] = mapped_column(type_, nullable=True)
+
+    await start_audit(maker, Base)
+
+    async with maker() as session:
+        thing = Thing(id=1, name="a", value=before)
+        await save(session, thing)
+        if loaded:
+            await session.refresh(thing)
+        rows = await read_rows(maker, "SELECT CAST(value AS CHAR(50)) FROM thing")
+        thing.value, thing.name = after, "b"
+        await session.commit()
+        is_sent = await read_rows(maker, "SELECT CAST(value AS CHAR(50)) FROM thing") != rows
+
+    [_, (operation, _, old, new)] = await stored_changes(maker, "Thing")
+    assert operation == "update"
+    assert ("value" in old, "value" in new) == (is_sent, is_sent)
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)  # the one that alters silently, if it is told to
+@pytest.mark.parametrize(
+    ("type_", "given"),
+    [
+        pytest.param(sa.String(3), "abcdef", id="text"),
+        pytest.param(sa.SmallInteger(), 70_000, id="number"),
+        pytest.param(sa.Numeric(4, 2), Decimal("1234.5"), id="decimal"),
+    ],
+)
+async def test_values_that_a_lax_sql_mode_cuts_off_are_told_as_they_read(
+    maker: Maker, database: Database, type_: Any, given: Any
+) -> None:
+    """Where MariaDB cuts off what doesn't fit, what is told is what the row reads back."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    @track_table()
+    class Thing(Base):
+        __tablename__ = "thing"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        value: Mapped[Any] = mapped_column(type_, nullable=True)
+
+    await start_audit(maker, Base)
+
+    async with maker() as session:
+        await session.execute(sa.text("SET SESSION sql_mode = ''"))
+        session.add(Thing(id=1, value=given))
+        await session.commit()
+
+    held = (await read_rows(maker, "SELECT value FROM thing"))[0][0]
+    [(_, _, _, new)] = await stored_changes(maker, "Thing")
+    assert new["value"] == (str(held) if isinstance(held, Decimal) else held)
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+@pytest.mark.parametrize(("type_", "given"), [(mysql.INET4(), "10.0.0.1"), (mysql.INET6(), "::1")])
+async def test_addresses_of_mariadb_are_told(maker: Maker, database: Database, type_: Any, given: str) -> None:
+    """The addresses of MariaDB, which Python knows as text, are told as they read."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    @track_table()
+    class Thing(Base):
+        __tablename__ = "thing"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        value: Mapped[Any] = mapped_column(type_, nullable=True)
+
+    await start_audit(maker, Base)
+
+    async with maker() as session:
+        await save(session, Thing(id=1, value=given))
+
+    assert await trail_of(maker, Thing) == [("insert", {"id": (None, 1), "value": (None, given)})]

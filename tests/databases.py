@@ -26,6 +26,7 @@ class Database:
     kind: str
     """"sqlite", "postgresql" or "mariadb"."""
     make_async_engine: Callable[..., AsyncEngine]
+    """Takes the options of an engine, and *driver* for another than the main one of the database."""
     make_engine: Callable[..., Engine]
     async_url: str
     """Leads a program in a process of its own here: nothing else has to be set."""
@@ -73,12 +74,17 @@ def postgresql_database(server: URL) -> Iterator[Database]:
     """Give a schema of its own on *server*, which every connection finds first."""
     schema = f"test_{uuid.uuid4().hex}"
 
-    def make_async_engine(**options: Any) -> AsyncEngine:
+    by_psycopg = {"options": f"-csearch_path={schema}"}
+
+    def make_async_engine(*, driver: str = "asyncpg", **options: Any) -> AsyncEngine:
+        if driver == "psycopg":
+            settings = {**by_psycopg, **options.pop("connect_args", {})}
+            return create_async_engine(server.set(drivername="postgresql+psycopg"), connect_args=settings, **options)
         settings = {"server_settings": {"search_path": schema}, **options.pop("connect_args", {})}
         return create_async_engine(_asyncpg(server), connect_args=settings, **options)
 
     def make_engine(**options: Any) -> Engine:
-        settings = {"options": f"-csearch_path={schema}", **options.pop("connect_args", {})}
+        settings = {**by_psycopg, **options.pop("connect_args", {})}
         return create_engine(server.set(drivername="postgresql+psycopg"), connect_args=settings, **options)
 
     administrator = create_engine(server.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
@@ -105,8 +111,8 @@ def mariadb_database(server: URL) -> Iterator[Database]:
     own = server.set(database=name)
     async_url = own.set(drivername="mariadb+asyncmy")
 
-    def make_async_engine(**options: Any) -> AsyncEngine:
-        return create_async_engine(async_url, **options)
+    def make_async_engine(*, driver: str = "asyncmy", **options: Any) -> AsyncEngine:
+        return create_async_engine(own.set(drivername=f"mariadb+{driver}"), **options)
 
     def make_engine(**options: Any) -> Engine:
         return create_engine(own.set(drivername="mariadb+pymysql"), **options)

@@ -105,7 +105,7 @@ async def test_the_unit_of_work_withholds_masked_values(maker: Maker, in_memory:
 
 
 async def test_statements_withhold_masked_values(maker: Maker) -> None:
-    """Inserts in bulk, updates by criteria, in bulk and by expression, and deletes tell masked fields without values."""
+    """Inserts in bulk, updates of all kinds and deletes tell masked fields without values."""
     person_ = _person()
     await start_audit(maker, person_.metadata)
 
@@ -160,7 +160,9 @@ async def test_upserts_withhold_masked_values(maker: Maker, database: Database) 
         else:
             dialect: Any = postgresql if database.kind == "postgresql" else sqlite
             statement = dialect.insert(person_).values(rows)
-            statement = statement.on_conflict_do_update(index_elements=["id"], set_={"secret": statement.excluded.secret})
+            statement = statement.on_conflict_do_update(
+                index_elements=["id"], set_={"secret": statement.excluded.secret}
+            )
         await session.execute(statement)
         await session.commit()
 
@@ -244,7 +246,9 @@ async def test_cascades_withhold_masked_values(maker: Maker) -> None:
     assert (await stored_changes(maker, "Owned"))[1:] == [
         ("delete", "1", {"id": 1, "parent_id": 1, "secret": MASK}, None)
     ]
-    assert (await stored_changes(maker, "Ended"))[1:] == [("delete", "1", {"id": 1, "parent_id": 1, "secret": MASK}, None)]
+    assert (await stored_changes(maker, "Ended"))[1:] == [
+        ("delete", "1", {"id": 1, "parent_id": 1, "secret": MASK}, None)
+    ]
     assert (await stored_changes(maker, "Left"))[1:] == [("update", "1", {"parent_id": MASK}, {"parent_id": MASK})]
     await _assert_withheld(maker)
 
@@ -303,7 +307,9 @@ async def test_masking_a_field_tracks_it(maker: Maker) -> None:
     ]
 
 
-@pytest.mark.parametrize("declared", [{"masked_fields": ["id"]}, {"masked_fields": ["name"], "resource_id_field": "name"}])
+@pytest.mark.parametrize(
+    "declared", [{"masked_fields": ["id"]}, {"masked_fields": ["name"], "resource_id_field": "name"}]
+)
 def test_keys_cannot_be_masked(declared: dict[str, Any]) -> None:
     """A key, which every change shows, is refused among the masked fields."""
 

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from conformance_setup import Maker
-from type_cases import CASES, CONTRIB, TypeCase
+from type_cases import CASES, CONTRIB, DEFECTS, TypeCase
 from type_lives import MOMENTS, Subject, audited, check, lives_of_edges
 
 # SQLAlchemy 2.1 says so of types of its own.
@@ -78,3 +80,34 @@ async def _contrib_subject(contrib_maker: Maker) -> Subject:
 async def test_any_values_of_types_of_extensions_are_told_as_they_read(contrib_subject: Subject, rows: Any) -> None:
     """Any values of HSTORE and CITEXT are told as they read back."""
     await check(contrib_subject, rows)
+
+
+ABSTRACT = {
+    "AbstractMultiRange", "AbstractRange", "AbstractSingleRange", "Enum", "MatchType", "NamedType", "NullType",
+    "PickleType", "TupleType", "TypeDecorator", "TypeEngine", "UserDefinedType", "Variant", "_Binary",
+}  # fmt: skip
+"""Types that no column has, or whose columns are refused."""
+
+ELSEWHERE = {"INET4", "INET6", "INT4MULTIRANGE", "TINYBLOB", "MEDIUMBLOB", "LONGBLOB"}
+"""Types that are tried in test_types_defects.py."""
+
+
+@pytest.mark.parametrize(
+    "module", [sa.types, postgresql, mysql, sqlite], ids=["generic", "postgresql", "mysql", "sqlite"]
+)
+def test_every_type_of_sqlalchemy_is_tried(module: Any) -> None:
+    """No type that SQLAlchemy has, today or tomorrow, is left out of these tests."""
+    tried = {type(case.make()) for cases in (*CASES.values(), CONTRIB, *DEFECTS.values()) for case in cases}
+    known = {
+        name
+        for name, each in vars(module).items()
+        if isinstance(each, type)
+        and issubclass(each, sa.types.TypeEngine)
+        and each not in tried
+        # A type of a dialect that is another module's, or adds nothing but its name.
+        and not any(
+            issubclass(one, each) or (issubclass(each, one) and one is not sa.types.TypeEngine) for one in tried
+        )
+    }
+
+    assert known - ABSTRACT - ELSEWHERE == set()

@@ -120,7 +120,9 @@ async def test_ciphertexts_of_objects_are_those_of_their_rows(maker: Maker, type
     assert inserted["1"] != updated["1"]
     assert inserted["2"] == updated["2"]
     await _assert_nowhere(maker, "hush-hush")
-    read = [(each.old_value, each.new_value) for each in await changes_of(maker, Letter, 1) if each.field_name == "secret"]
+    read = [
+        (each.old_value, each.new_value) for each in await changes_of(maker, Letter, 1) if each.field_name == "secret"
+    ]
     assert read == [(None, "hush-hush-1"), ("hush-hush-1", "hush-hush-new"), ("hush-hush-new", None)]
 
 

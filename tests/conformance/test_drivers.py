@@ -1,7 +1,7 @@
 """Law 10: every driver of every database leaves the same trail of the same program, and so do the databases."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from sqlaudit import (
     register_hooks,
     set_config,
 )
+from type_cases import CASES, TypeCase
+from type_lives import audited, check, lives_of_edges
 from witness import Story, told, watch_rows, witnessed
 
 Program = Callable[[Session], None]
@@ -178,3 +180,35 @@ def _fresh(kind: str, folder: Path, postgresql_server: URL, mariadb_server: URL)
     if kind == "sqlite":
         return sqlite_database(folder)
     return postgresql_database(postgresql_server) if kind == "postgresql" else mariadb_database(mariadb_server)
+
+
+def _of_other_drivers() -> list[Any]:
+    """Return each group of types that another async driver can send."""
+    groups = {
+        (kind, driver, group): [
+            case
+            for case in cases
+            # Bytes can't be sent by aiomysql.
+            if kind in case.databases and not (driver == "aiomysql" and isinstance(case.edges[0], bytes))
+        ]
+        for kind, driver in (("postgresql", "psycopg"), ("mariadb", "aiomysql"))
+        for group, cases in CASES.items()
+    }
+    return [
+        pytest.param(kind, driver, cases, id=f"{driver}-{group}")
+        for (kind, driver, group), cases in groups.items()
+        if cases
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:Type object .* does not refer to an OperatorClass")  # SQLAlchemy 2.1's own types
+@pytest.mark.parametrize(("database", "driver", "cases"), _of_other_drivers(), indirect=["database"])
+async def test_other_drivers_tell_every_type_as_it_reads(
+    database: Database, driver: str, cases: Sequence[TypeCase]
+) -> None:
+    """NULL, empty, extreme and non-ASCII values of a type are told as they read back through other drivers, too."""
+    engine = database.make_async_engine(driver=driver)
+    try:
+        await check(await audited(cases, async_sessionmaker(engine)), lives_of_edges(cases))
+    finally:
+        await engine.dispose()

@@ -182,15 +182,17 @@ def _fresh(kind: str, folder: Path, postgresql_server: URL, mariadb_server: URL)
     return postgresql_database(postgresql_server) if kind == "postgresql" else mariadb_database(mariadb_server)
 
 
+def _can_send(driver: str, value: Any) -> bool:
+    if driver == "aiomysql":
+        return not isinstance(value, bytes)
+    # With SQLAlchemy 2.0, bits are of a type of asyncpg's own.
+    return not type(value).__module__.startswith("asyncpg")
+
+
 def _of_other_drivers() -> list[Any]:
     """Return each group of types that another async driver can send."""
     groups = {
-        (kind, driver, group): [
-            case
-            for case in cases
-            # Bytes can't be sent by aiomysql.
-            if kind in case.databases and not (driver == "aiomysql" and isinstance(case.edges[0], bytes))
-        ]
+        (kind, driver, group): [case for case in cases if kind in case.databases and _can_send(driver, case.edges[0])]
         for kind, driver in (("postgresql", "psycopg"), ("mariadb", "aiomysql"))
         for group, cases in CASES.items()
     }

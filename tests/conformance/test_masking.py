@@ -19,7 +19,9 @@ MASK = {"$masked": True}
 async def _assert_withheld(maker: Maker) -> None:
     """Fail if a secret of these tests is anywhere in the trail."""
     # All but what is random, or a clock: digits come together in these by chance.
-    columns = "operation, resource_type, resource_id, changed_by, impersonated_by, reason, context, old_values, new_values"
+    columns = (
+        "operation, resource_type, resource_id, changed_by, impersonated_by, reason, context, old_values, new_values"
+    )
     everything = repr(await read_rows(maker, f"SELECT {columns} FROM sqlaudit_change")).lower()
     assert everything != "[]"
     assert "hush" not in everything

@@ -6,6 +6,7 @@ import enum
 import importlib
 import ipaddress
 import math
+import sqlite3
 import string
 import uuid
 from collections.abc import Callable
@@ -778,6 +779,7 @@ _MARIADB: list[TypeCase] = [
     _case("mysql.NVARCHAR", mysql.NVARCHAR(10), ["", "é", "É", "e "], None, MY),
     _case("mysql.VARCHAR(binary)", mysql.VARCHAR(60, collation="utf8mb4_bin"), TEXT_EDGES, texts(20), MY),
     _case("mysql.VARCHAR(latin1)", mysql.VARCHAR(60, charset="latin1"), ["", "é", "É"], None, MY),
+    _case("mysql.TEXT", mysql.TEXT(), TEXT_EDGES, texts(20), MY),
     _case("TINYTEXT", mysql.TINYTEXT(), TEXT_EDGES, texts(20), MY),
     _case("MEDIUMTEXT", mysql.MEDIUMTEXT(), TEXT_EDGES, texts(20), MY),
     _case("LONGTEXT", mysql.LONGTEXT(), (*TEXT_EDGES, "é" * 70_000), texts(20), MY),
@@ -785,6 +787,10 @@ _MARIADB: list[TypeCase] = [
     _case("Interval(mysql)", sa.Interval(second_precision=6), SPAN_EDGES, SPANS, MY),
 ]
 
+
+# Since SQLAlchemy 2.1, and SQLite 3.45.
+if hasattr(sqlite, "JSONB") and sqlite3.sqlite_version_info >= (3, 45):
+    _SQLITE.append(_case("sqlite.JSONB", _of_sqlite.JSONB(), DOCUMENT_EDGES, DOCUMENTS, LITE))
 
 DEFECTS: dict[str, list[TypeCase]] = {
     "decimals without a scale": [

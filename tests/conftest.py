@@ -44,7 +44,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = []
     if find_mariadb() is None:
         left_out += [
-            item for item in items if "mariadb" in getattr(item, "callspec", item).__dict__.get("params", {}).values()
+            item
+            for item in items
+            if "mariadb" in getattr(item, "callspec", item).__dict__.get("params", {}).values()
+            or "mariadb_server" in getattr(item, "fixturenames", ())
         ]
     of_contrib = [item for item in items if "contrib_maker" in getattr(item, "fixturenames", ())]
     if of_contrib and not has_contrib(find_postgresql()):

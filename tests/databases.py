@@ -38,8 +38,8 @@ def sqlite_database(folder: Path) -> Iterator[Database]:
     path = folder / f"{uuid.uuid4().hex}.sqlite"
     async_url = URL.create("sqlite+aiosqlite", database=str(path))
 
-    def make_async_engine(**options: Any) -> AsyncEngine:
-        engine = create_async_engine(async_url, **options)
+    def make_async_engine(*, driver: str = "aiosqlite", **options: Any) -> AsyncEngine:
+        engine = create_async_engine(async_url.set(drivername=f"sqlite+{driver}"), **options)
         begin_properly(engine.sync_engine)
         return engine
 

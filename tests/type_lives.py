@@ -92,7 +92,7 @@ async def check(subject: Subject, rows: Sequence[Sequence[Life]]) -> None:
     for (key, name), story in told.items():
         case = subject.columns[name]
         truth = list(_truth(case, [moment[key][name] for moment in moments]))
-        without_marks = [(each, *(None if side is JSON_NULL else side for side in sides)) for each, *sides in truth]
+        without_marks = [(operation, _without_mark(old), _without_mark(new)) for operation, old, new in truth]
         if _typed(case, story) != _typed(case, without_marks):
             wrong.setdefault(case.name, (story, without_marks))
         nulls = [(_kind(old, JSON_NULL), _kind(new, JSON_NULL)) for _, old, new in truth]
@@ -179,6 +179,10 @@ def _truth(case: TypeCase, values: list[Any]) -> Iterator[tuple[str, Any, Any]]:
 
 def _typed(case: TypeCase, story: Sequence[tuple[str, Any, Any]]) -> list[Any]:
     return [(operation, typed(case.compared(old)), typed(case.compared(new))) for operation, old, new in story]
+
+
+def _without_mark(value: Any) -> Any:
+    return None if value is JSON_NULL else value
 
 
 def _kind(value: Any, json_null: Any) -> str:

@@ -18,7 +18,11 @@ MASK = {"$masked": True}
 
 async def _assert_withheld(maker: Maker) -> None:
     """Fail if a secret of these tests is anywhere in the trail."""
-    everything = repr(await read_rows(maker, "SELECT * FROM sqlaudit_change")).lower()
+    # All but what is random, or a clock: digits come together in these by chance.
+    columns = (
+        "operation, resource_type, resource_id, changed_by, impersonated_by, reason, context, old_values, new_values"
+    )
+    everything = repr(await read_rows(maker, f"SELECT {columns} FROM sqlaudit_change")).lower()
     assert everything != "[]"
     assert "hush" not in everything
     assert "4711" not in everything
@@ -105,7 +109,7 @@ async def test_the_unit_of_work_withholds_masked_values(maker: Maker, in_memory:
 
 
 async def test_statements_withhold_masked_values(maker: Maker) -> None:
-    """Inserts in bulk, updates by criteria, in bulk and by expression, and deletes tell masked fields without values."""
+    """Inserts in bulk, updates of all kinds and deletes tell masked fields without values."""
     person_ = _person()
     await start_audit(maker, person_.metadata)
 

@@ -1,13 +1,16 @@
 """Laws 3, 7 and 10 for every column type: what is told of a value is what the row reads back, value and Python type."""
 
+import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from conformance_setup import Maker
-from type_cases import CASES, CONTRIB, TypeCase
+from type_cases import CASES, CONTRIB, DEFECTS, TypeCase
 from type_lives import MOMENTS, Subject, audited, check, lives_of_edges
 
 # SQLAlchemy 2.1 says so of types of its own.
@@ -78,3 +81,28 @@ async def _contrib_subject(contrib_maker: Maker) -> Subject:
 async def test_any_values_of_types_of_extensions_are_told_as_they_read(contrib_subject: Subject, rows: Any) -> None:
     """Any values of HSTORE and CITEXT are told as they read back."""
     await check(contrib_subject, rows)
+
+
+WITHOUT_COLUMNS = {"MatchType", "NullType", "PickleType", "TupleType", "UserDefinedType", "Variant"}
+"""Types that no column has, or whose columns are refused."""
+
+ELSEWHERE = {"INET4", "INET6"}
+"""Types that are tried in test_types_defects.py."""
+
+IF_THE_DATABASE_HAS_IT = {"JSONB"} if sqlite3.sqlite_version_info < (3, 45) else set()
+
+
+@pytest.mark.parametrize(
+    "module", [sa.types, postgresql, mysql, sqlite], ids=["generic", "postgresql", "mysql", "sqlite"]
+)
+def test_every_type_of_sqlalchemy_is_tried(module: Any) -> None:
+    """No type that SQLAlchemy has, today or tomorrow, is left out; for a base stands a type that has it."""
+    tried = {type(case.make()) for cases in (*CASES.values(), CONTRIB, *DEFECTS.values()) for case in cases}
+    left_out = {
+        name
+        for name, each in vars(module).items()
+        if isinstance(each, type) and issubclass(each, sa.types.TypeEngine)
+        if not any(issubclass(one, each) for one in tried)
+    }
+
+    assert left_out - WITHOUT_COLUMNS - ELSEWHERE - IF_THE_DATABASE_HAS_IT == set()

@@ -792,7 +792,7 @@ _MARIADB: list[TypeCase] = [
 if hasattr(sqlite, "JSONB") and sqlite3.sqlite_version_info >= (3, 45):
     _SQLITE.append(_case("sqlite.JSONB", _of_sqlite.JSONB(), DOCUMENT_EDGES, DOCUMENTS, LITE))
 
-DEFECTS: dict[str, list[TypeCase]] = {
+ONCE_WRONG: dict[str, list[TypeCase]] = {
     "decimals without a scale": [
         _case("Numeric(10)", sa.Numeric(10), [0, Decimal(5), Decimal("1.5"), Decimal("-2.5")], decimals(8, 2), SERVER),
         _case("Numeric(mariadb)", sa.Numeric(), [0, Decimal(5), Decimal("1.5"), Decimal("-2.5")], decimals(8, 2), MY),

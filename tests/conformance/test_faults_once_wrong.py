@@ -1,4 +1,4 @@
-"""Defects that the tests of faults, places, pools and MariaDB have found: each of these fails until it is mended."""
+"""What faults, places, pools and MariaDB once got past the trail: ways that tests had found, and that stay closed."""
 
 import asyncio
 import contextlib

@@ -9,7 +9,7 @@ import warnings
 import weakref
 from typing import Any, Final
 
-from sqlalchemy import CompoundSelect, Connection, Select, StatementLambdaElement, event
+from sqlalchemy import CompoundSelect, Connection, Engine, Select, StatementLambdaElement, event
 from sqlalchemy.orm import (
     FromStatement,
     InstanceState,
@@ -48,6 +48,9 @@ CONFIG_ATTRIBUTE: Final = "__sqlaudit_config__"
 
 OPT_OUT_OPTION: Final = "sqlaudit"
 """The execution option that, when False, leaves a statement out of the trail."""
+
+_attended: weakref.WeakSet[Engine] = weakref.WeakSet()
+"""The engines that have these listeners: asked for in every transaction."""
 
 _SESSION_OPTION: Final = "_sqlaudit_session"
 _STATEMENT_OPTION: Final = "_sqlaudit_statement"
@@ -193,7 +196,8 @@ def _attend(session: Session, connection: Connection) -> None:
     if reference is None or reference() is not session:
         connection.execution_options(**{_SESSION_OPTION: weakref.ref(session)})
     engine = connection.engine
-    if not event.contains(engine, "before_execute", _before_execute):
+    if engine not in _attended:
+        _attended.add(engine)
         event.listen(engine, "before_execute", _before_execute, retval=True)
         event.listen(engine, "after_execute", _after_execute)
         event.listen(engine, "before_cursor_execute", _before_cursor_execute)
@@ -304,16 +308,16 @@ def _before_cursor_execute(
     connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: Any
 ) -> None:
     """Runs when the SQL is known: finds DML in text and in common table expressions, where nobody could before."""
+    compiled = context.compiled
+    is_known = compiled is not None and isinstance(
+        compiled.statement, (UpdateBase, Select, CompoundSelect, StatementLambdaElement)
+    )
+    if is_known and not compiled.ctes:
+        return
     session = _hooked_session(context.execution_options)
     if session is None or context.execution_options.get(OPT_OUT_OPTION, True) is False:
         return
-    compiled = context.compiled
-    if compiled is None or not isinstance(
-        compiled.statement, (UpdateBase, Select, CompoundSelect, StatementLambdaElement)
-    ):
-        refusal = find_text_dml(statement, connection.dialect.name)
-    else:
-        refusal = find_hidden_dml(compiled) if getattr(compiled, "ctes", None) else None
+    refusal = find_hidden_dml(compiled) if is_known else find_text_dml(statement, connection.dialect.name)
     if refusal is not None:
         _refuse(refusal, config_of(session))
 

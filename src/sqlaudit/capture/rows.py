@@ -6,7 +6,26 @@ from itertools import islice
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import ColumnElement, Connection, Dialect, FromClause, Row, Select, Table, select, tuple_
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Dialect,
+    FromClause,
+    Integer,
+    Row,
+    Select,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    Uuid,
+    any_,
+    bindparam,
+    select,
+    tuple_,
+)
+from sqlalchemy.dialects import postgresql
 
 from sqlaudit.codec import JSON_NULL, MASK, Codec, JSONValue, codec_of, key_text
 from sqlaudit.exceptions import CaptureError
@@ -221,11 +240,26 @@ def inserted_image(images: Mapping[str, Image], audited: AuditedTable, key: tupl
     return image
 
 
+_IN_ARRAYS: Final = frozenset({Integer, BigInteger, SmallInteger, String, Text, Uuid})
+
+
 def among(columns: Sequence[ColumnElement[Any]], rows: Sequence[tuple[Any, ...]]) -> ColumnElement[bool]:
     """Return the criterion that *columns* have the values of one of *rows*."""
     if len(columns) == 1:
         return columns[0].in_([value for (value,) in rows])
     return tuple_(*columns).in_(rows)
+
+
+def _among_keys(
+    columns: Sequence[ColumnElement[Any]], rows: Sequence[tuple[Any, ...]], dialect: Dialect
+) -> ColumnElement[bool]:
+    """Return the same for many keys as they are in objects and rows."""
+    is_array = dialect.name == "postgresql" and len(columns) == 1 and type(columns[0].type) in _IN_ARRAYS
+    if not is_array or len({type(value) for (value,) in rows}) > 1:
+        return among(columns, rows)
+    # One parameter, and one text for any number of them, take a third of the time of a thousand.
+    values = [value for (value,) in rows]
+    return columns[0] == any_(bindparam(None, values, type_=postgresql.ARRAY(columns[0].type)))
 
 
 def read_images(
@@ -239,7 +273,7 @@ def read_images(
     query = select_images(audited, keys)
     images: dict[str, Image] = {}
     for chunk in batched(rows, ROWS_PER_SELECT):
-        select_chunk = query.select.where(among(query.primary_key, chunk))
+        select_chunk = query.select.where(_among_keys(query.primary_key, chunk, connection.dialect))
         for row in connection.execute(select_chunk, execution_options=options or {}):
             key, image = query.decode(row)
             images[audited.row_key(key)] = image

@@ -23,7 +23,7 @@ from sqlaudit._arguments import (
 )
 from sqlaudit._statements import DateRange
 from sqlaudit.exceptions import RetrievalError, UnknownFieldError
-from sqlaudit.types import Model, Models, Operation
+from sqlaudit.types import ChangeFilters, Model, Models, Operation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +73,7 @@ def checked_filter(
     transaction_id: Any = None,
     date_range: Any = None,
     id_range: Any = None,
+    **unknown: Any,
 ) -> ChangeFilter:
     """
     Return the filter of these arguments; what they mean is said by `ChangeFilters`.
@@ -80,7 +81,11 @@ def checked_filter(
     Raises:
         RetrievalError: one of them makes no sense.
         UnknownFieldError: there is no such relationship.
+        TypeError: there is no such filter.
     """
+    if unknown:
+        known = ", ".join(ChangeFilters.__annotations__)
+        raise TypeError(f"There is no filter {', '.join(map(repr, unknown))}; the filters are {known}.")
     models = _models(model)
     if resource_ids is not None and models is None:
         raise RetrievalError("resource_ids is given without a model; name the model that they are keys of.")

@@ -73,7 +73,8 @@ class SQLAuditConfig:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}; expected True or False.")
         if not is_trail(self.trail):
-            raise ConfigurationError(f"trail is {self.trail!r}; expected a table that trail_table() has made.")
+            given = f"the table {self.trail.fullname}" if isinstance(self.trail, Table) else repr(self.trail)
+            raise ConfigurationError(f"trail is {given}; expected a table that trail_table() has made.")
         _check_user_model(self.user_model, self.user_model_user_id_field)
         object.__setattr__(self, "zone", _zone(self.time_zone))
 

@@ -308,7 +308,7 @@ def _before_cursor_execute(
     connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: Any
 ) -> None:
     """Runs when the SQL is known: finds DML in text and in common table expressions, where nobody could before."""
-    compiled = context.compiled
+    compiled: Any = context.compiled
     is_known = compiled is not None and isinstance(
         compiled.statement, (UpdateBase, Select, CompoundSelect, StatementLambdaElement)
     )

@@ -481,8 +481,9 @@ def _refuse_unrepeatable(statement: UpdateBase, table: Table, *, many: bool) -> 
 
 def _refuse_other_tables(statement: Update, table: Table) -> None:
     """Refuse an UPDATE that sets columns of another tracked table, too, as MySQL's can."""
-    for named in statement._values or ():
-        column: Any = named.__clause_element__() if hasattr(named, "__clause_element__") else named
+    values: Any = statement._values or ()
+    for named in values:
+        column = named.__clause_element__() if hasattr(named, "__clause_element__") else named
         other = getattr(column, "table", None)
         if isinstance(other, Table) and other.key != table.key and tracking_of(other) is not None:
             raise UncapturedStatementError("An UPDATE of several tables", other.name, "write to one table at a time")

@@ -309,15 +309,15 @@ def _before_cursor_execute(
 ) -> None:
     """Runs when the SQL is known: finds DML in text and in common table expressions, where nobody could before."""
     compiled: Any = context.compiled
-    is_known = compiled is not None and isinstance(
+    is_text = compiled is None or not isinstance(
         compiled.statement, (UpdateBase, Select, CompoundSelect, StatementLambdaElement)
     )
-    if is_known and not compiled.ctes:
+    if not is_text and not compiled.ctes:
         return
     session = _hooked_session(context.execution_options)
     if session is None or context.execution_options.get(OPT_OUT_OPTION, True) is False:
         return
-    refusal = find_hidden_dml(compiled) if is_known else find_text_dml(statement, connection.dialect.name)
+    refusal = find_text_dml(statement, connection.dialect.name) if is_text else find_hidden_dml(compiled)
     if refusal is not None:
         _refuse(refusal, config_of(session))
 

@@ -312,7 +312,7 @@ def _before_cursor_execute(
     is_text = compiled is None or not isinstance(
         compiled.statement, (UpdateBase, Select, CompoundSelect, StatementLambdaElement)
     )
-    if not is_text and not compiled.ctes:
+    if not is_text and not getattr(compiled, "ctes", None):
         return
     session = _hooked_session(context.execution_options)
     if session is None or context.execution_options.get(OPT_OUT_OPTION, True) is False:

@@ -14,6 +14,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from conformance_setup import Maker, save, stored_changes
 from sqlaudit import (
     SQLAuditConfig,
+    count_changes,
+    count_changes_by,
+    create_baseline,
+    get_changes,
     get_resource_changes,
     register_hooks,
     set_config,
@@ -119,6 +123,65 @@ async def test_older_changes_are_read_under_the_names_of_today(maker: Maker, eng
     assert of_company == []
     assert await stored_changes(maker, "Client") == before
     assert "fullname" in before[0][3]
+
+
+async def test_older_changes_are_found_by_the_questions_of_today(maker: Maker, engine: AsyncEngine) -> None:
+    """Whole changes, filters, counts and baselines know older names of columns and labels, too."""
+    _, second, _ = await in_year_one(maker, engine)
+    customer, company = await to_year_two(engine)
+
+    async with maker() as session:
+        oldest = (await get_changes(customer, session=session, newest_first=False))[0]
+        named = await get_changes(customer, session=session, fields="name")
+        found = await get_changes(customer, session=session, old={"name": "Jon"}, new={"name": "Joan"})
+        without_model = await get_changes(session=session, new={"name": "Joan"})
+        of_company = await get_changes(company, session=session)
+        counted = await count_changes(customer, session=session, fields="name")
+        by_model = await count_changes_by("model", customer, session=session)
+    begun = await create_baseline(customer)
+
+    assert (oldest.model, oldest.resource_type) == (customer, "Customer")
+    assert oldest.fields["name"] == (None, "Jon")
+    assert oldest.fields["sort"] == (None, "person")
+    assert len(named) == counted == 2
+    assert [each.change_id for each in found] == [second]
+    assert second in [each.change_id for each in without_model]
+    assert of_company == []
+    assert by_model == {"Customer": 3}
+    # Its insert is in the trail, under the label of then.
+    assert begun == 0
+
+
+async def test_older_foreign_keys_lead_to_related_rows(maker: Maker, engine: AsyncEngine) -> None:
+    """Rows that were related by a column of another name, in a table of another label, come with include, too."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    @track_table()
+    class Shop(Base):
+        __tablename__ = "shop"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        wares: Mapped[list["Ware"]] = relationship()
+
+    @track_table(renamed_fields={"store_id": "shop_id"}, former_labels=["Client"])
+    class Ware(Base):
+        __tablename__ = "ware"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        shop_id: Mapped[int | None] = mapped_column(sa.ForeignKey("shop.id"))
+
+    set_config(SQLAuditConfig(session_factory=maker))
+    register_hooks(maker)
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    await insert_in_year_one(engine, 7, {"id": 7, "store_id": 1})
+    await insert_in_year_one(engine, 8, {"id": 8, "store_id": 2})
+
+    async with maker() as session:
+        changes = await get_changes(Shop, session=session, resource_ids=1, include=["wares"])
+
+    assert [(each.resource_type, each.resource_id) for each in changes] == [("Ware", 7)]
+    assert changes[0].fields["shop_id"] == (None, 1)
 
 
 async def test_the_class_of_older_changes_is_known(maker: Maker, engine: AsyncEngine) -> None:

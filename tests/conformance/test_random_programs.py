@@ -20,7 +20,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, note, settings, strategies as st
 from sqlalchemy import URL, ForeignKey
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, SAWarning
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.ext.mutable import MutableDict
@@ -34,7 +34,7 @@ from conformance_setup import (
     start_audit,
     truth_by_row,
 )
-from databases import Database, postgresql_database, sqlite_database
+from databases import Database, mariadb_database, postgresql_database, sqlite_database
 from sqlaudit import track_table
 from witness import Story
 
@@ -373,16 +373,17 @@ def insert_lines(world: World, number: int, value: Any) -> None:
 def upsert_lines(world: World, number: int, value: Any) -> None:
     if order := world.pick(Order, number):
         world.session.flush()
-        insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[world.session.get_bind().dialect.name]
+        dialects: dict[str, Any] = {"sqlite": sqlite, "postgresql": postgresql, "mariadb": mysql}
+        insert = dialects[world.session.get_bind().dialect.name].insert
         key = sa.inspect(order).identity[0]
         rows = [{"id": 1000 + n, "order_id": key, "text": f"upsert {number % 2}", "kind": "u"} for n in (0, number % 3)]
         statement = insert(Line)
+        if isinstance(statement, mysql.Insert):
+            upsert = statement.on_duplicate_key_update(text=statement.inserted.text)
+        else:
+            upsert = statement.on_conflict_do_update(index_elements=["id"], set_={"text": statement.excluded.text})
         # A statement meets each row once, or PostgreSQL refuses it.
-        execute(
-            world,
-            statement.on_conflict_do_update(index_elements=["id"], set_={"text": statement.excluded.text}),
-            rows[: 1 + bool(number % 3)],
-        )
+        execute(world, upsert, rows[: 1 + bool(number % 3)])
 
 
 STEPS: list[Step] = [
@@ -505,6 +506,16 @@ def test_random_programs_are_told_on_postgresql(postgresql_server: URL, program:
     _noted(program)
 
     with postgresql_database(postgresql_server) as database:
+        asyncio.run(check(database, program))
+
+
+@_settings
+@given(program=programs)
+def test_random_programs_are_told_on_mariadb(mariadb_server: URL, program: Program) -> None:
+    """Whatever a program does on MariaDB, its trail is what the witness saw."""
+    _noted(program)
+
+    with mariadb_database(mariadb_server) as database:
         asyncio.run(check(database, program))
 
 

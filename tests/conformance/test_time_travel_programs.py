@@ -34,7 +34,7 @@ from conformance.test_random_programs import (
     update_orders,
 )
 from conformance_setup import Maker, start_audit
-from databases import Database, postgresql_database, sqlite_database
+from databases import Database, mariadb_database, postgresql_database, sqlite_database
 from sqlaudit.timetravel import (
     MISSING,
     FieldDiff,
@@ -270,4 +270,12 @@ def test_the_past_of_random_programs_on_sqlite(program: Program) -> None:
 def test_the_past_of_random_programs_on_postgresql(postgresql_server: URL, program: Program) -> None:
     """On PostgreSQL, snapshots, diffs and restored rows are those that the witness saw."""
     with postgresql_database(postgresql_server) as database:
+        asyncio.run(check(database, program))
+
+
+@_settings
+@given(program=programs)
+def test_the_past_of_random_programs_on_mariadb(mariadb_server: URL, program: Program) -> None:
+    """On MariaDB, snapshots, diffs and restored rows are those that the witness saw."""
+    with mariadb_database(mariadb_server) as database:
         asyncio.run(check(database, program))

@@ -106,7 +106,7 @@ def _write(
             {change.resource_type for change, actor in zip(changes, actors, strict=True) if actor is None}
         )
     dialect = connection.dialect.name
-    _refuse_long_keys(changes, config.trail, dialect)
+    _refuse_keys(changes, config.trail, dialect)
     shared = {
         "transaction_id": transaction_id,
         # SQLite's own clock knows milliseconds at best.
@@ -121,8 +121,8 @@ def _write(
             change.resource_type,
             change.resource_id,
             None if actor is None else str(actor),
-            change.old_values,
-            change.new_values,
+            _document(change.old_values, dialect),
+            _document(change.new_values, dialect),
         )
         for change, actor in zip(changes, actors, strict=True)
     ]
@@ -160,7 +160,15 @@ def _documents(rows: list[Any]) -> Iterator[str]:
     yield from _documents(rows[half:])
 
 
-def _refuse_long_keys(changes: Sequence[RowChange], trail: Table, dialect: str) -> None:
+def _document(values: Mapping[str, Any] | None, dialect: str) -> Any:
+    # MariaDB counts how deep a document is: as text within the other, a column's is as deep as it may be.
+    return values if values is None or dialect not in ("mysql", "mariadb") else _encode(values)
+
+
+def _refuse_keys(changes: Sequence[RowChange], trail: Table, dialect: str) -> None:
+    """Refuse keys that the trail's column, or the way there, would cut off."""
+    if dialect == "sqlite" and any("\0" in change.resource_id for change in changes):
+        raise CaptureError("A key has a NUL character in it, at which SQLite cuts text off; name a resource_id_field.")
     if dialect not in ("mysql", "mariadb"):
         return
     for change in changes:
@@ -273,10 +281,10 @@ _UNPACKING: Final = {
         "JSON_TABLE(:changes, '$[*]' COLUMNS (place FOR ORDINALITY, "
         + ", ".join(f"text{place} TEXT CHARACTER SET utf8mb4 PATH '$[{place}]'" for place in range(4))
         + ", "
-        + ", ".join(f"document{place} JSON PATH '$[{place}]'" for place in (4, 5))
+        + ", ".join(f"document{place} LONGTEXT CHARACTER SET utf8mb4 PATH '$[{place}]'" for place in (4, 5))
         + ")) AS `change`",
         "`change`.text{}".format,
-        "IF(JSON_TYPE(`change`.document{0}) = 'NULL', NULL, `change`.document{0})".format,
+        "`change`.document{}".format,
         "`change`.place",
         "@@SESSION.sql_mode LIKE '%STRICT%'",
     ),

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import Column, Join, Table
 from sqlalchemy.ext.declarative import AbstractConcreteBase
@@ -16,11 +16,11 @@ from sqlaudit.exceptions import TrackingError, UnknownFieldError, UnsupportedTyp
 __all__ = ["Declaration", "Tracking", "declaration_of", "tracked_tables", "tracking_of"]
 
 _TABLE_KEY: Final = "sqlaudit"
-_MAPPERS_KEY: Final = "sqlaudit.mappers"
 _CLASS_ATTRIBUTE: Final = "__sqlaudit_declaration__"
 
 _tracked: WeakSet[Table] = WeakSet()
 _unresolved: WeakSet[Mapper[Any]] = WeakSet()
+_mappers: WeakKeyDictionary[Table, WeakSet[Mapper[Any]]] = WeakKeyDictionary()
 
 MAX_LABEL_LENGTH: Final = 100
 
@@ -169,13 +169,12 @@ def tracked_tables(mapper: Mapper[Any]) -> Iterator[tuple[Table, Tracking]]:
 def note_mapper(mapper: Mapper[Any]) -> None:
     """Remember with its tables that objects of *mapper* have rows in them."""
     for table in written_tables(mapper):
-        table.info.setdefault(_MAPPERS_KEY, WeakSet()).add(mapper)
+        _mappers.setdefault(table, WeakSet()).add(mapper)
 
 
 def mappers_of(table: Table) -> Collection[Mapper[Any]]:
     """Return the mappers whose objects have rows in a tracked table; none for a secondary table."""
-    mappers: Collection[Mapper[Any]] = table.info.get(_MAPPERS_KEY, ())
-    return mappers
+    return _mappers.get(table, ())
 
 
 def written_tables(mapper: Mapper[Any]) -> list[Table]:

@@ -9,7 +9,7 @@ import warnings
 import weakref
 from typing import Any, Final
 
-from sqlalchemy import CompoundSelect, Connection, Engine, Select, StatementLambdaElement, event
+from sqlalchemy import CompoundSelect, Connection, Engine, Select, StatementLambdaElement, Values, event
 from sqlalchemy.orm import (
     FromStatement,
     InstanceState,
@@ -37,7 +37,7 @@ from sqlaudit.capture.unit_of_work import (
 from sqlaudit.config import SQLAuditConfig, get_config
 from sqlaudit.exceptions import CaptureError, UncapturedStatementError, UncapturedStatementWarning
 from sqlaudit.recorder import record, require_actor, transaction_of
-from sqlaudit.tracking import label_of, resolve_all
+from sqlaudit.tracking import label_of, mappers_of, resolve_all
 from sqlaudit.types import Operation
 
 __all__ = ["CONFIG_ATTRIBUTE", "SESSION_LISTENERS", "after_flush", "watch"]
@@ -150,7 +150,8 @@ def watch(mapper: Mapper[Any]) -> None:
     event.listen(mapper, "before_update", _before_update, raw=True)
     event.listen(mapper, "before_delete", _before_delete, raw=True)
     for name in ("after_insert", "after_update", "after_delete"):
-        event.listen(mapper, name, _after_write, raw=True)
+        # Before those of the application, which may send statements of their own.
+        event.listen(mapper, name, _after_write, raw=True, insert=True)
 
 
 def _before_insert(mapper: Mapper[Any], connection: Connection, state: InstanceState[Any]) -> None:
@@ -195,13 +196,17 @@ def _attend(session: Session, connection: Connection) -> None:
     reference = connection.get_execution_options().get(_SESSION_OPTION)
     if reference is None or reference() is not session:
         connection.execution_options(**{_SESSION_OPTION: weakref.ref(session)})
-    engine = connection.engine
+    engine: Any = connection.engine
+    # What engine.execution_options() returns hears what its engine hears.
+    while (root := getattr(engine, "_proxied", None)) is not None:
+        engine = root
     if engine not in _attended:
-        _attended.add(engine)
         event.listen(engine, "before_execute", _before_execute, retval=True)
         event.listen(engine, "after_execute", _after_execute)
         event.listen(engine, "before_cursor_execute", _before_cursor_execute)
         event.listen(engine, "commit", _on_commit)
+        # Last: who finds it there needs all of them.
+        _attended.add(engine)
 
 
 def _hooked_session(execution_options: Any) -> Session | None:
@@ -244,9 +249,9 @@ def _capture(
     flush = current_flush(session)
     of_a_mapper = False
     if flush is not None:
-        if flush.coming:
-            take_old_images(flush)
         of_a_mapper = _is_of_a_mapper(statement, flush, execution_options)
+        if of_a_mapper and flush.coming:
+            take_old_images(flush)
         if of_a_mapper and isinstance(statement, Update) and (table := written_table(statement)) is not None:
             foresee(flush, connection, table)
     if execution_options.get(OPT_OUT_OPTION, True) is False:
@@ -269,10 +274,14 @@ def _capture(
 def _is_of_a_mapper(statement: UpdateBase, flush: Flush, execution_options: Any) -> bool:
     # Mappers send their DML with a statement cache of their own; the rows of a secondary
     # table, and what the application's listeners execute within the flush, come without.
-    if execution_options.get("compiled_cache") is None or is_bulk(statement) or _STATEMENT_OPTION in execution_options:
+    cache = execution_options.get("compiled_cache")
+    if cache is None or is_bulk(statement) or _STATEMENT_OPTION in execution_options:
         return False
     table = written_table(statement)
-    return table is not None and flush.expects(table)
+    if table is None or not flush.expects(table):
+        return False
+    # The application may have given a cache of its own.
+    return any(each.base_mapper._compiled_cache is cache for each in mappers_of(table))  # noqa: SLF001 (said nowhere else)
 
 
 def _after_execute(
@@ -294,7 +303,7 @@ def _after_execute(
         batches = tell(pending, connection, result, flush)
         if flush is not None and flush.collects(connection):
             for changes in batches:
-                flush.add(connection, changes)
+                flush.add(connection, written_table(dml), changes)
         else:
             record(session, connection, batches, config_of(session), options=places_in(execution_options))
     except BaseException:
@@ -309,9 +318,8 @@ def _before_cursor_execute(
 ) -> None:
     """Runs when the SQL is known: finds DML in text and in common table expressions, where nobody could before."""
     compiled: Any = context.compiled
-    is_text = compiled is None or not isinstance(
-        compiled.statement, (UpdateBase, Select, CompoundSelect, StatementLambdaElement)
-    )
+    is_text = compiled is None or not isinstance(_dml_in(compiled.statement), (UpdateBase, Select, CompoundSelect))
+    is_text = is_text or any(not isinstance(each.element, _KNOWN) for each in getattr(compiled, "ctes", None) or ())
     if not is_text and not getattr(compiled, "ctes", None):
         return
     session = _hooked_session(context.execution_options)
@@ -320,6 +328,10 @@ def _before_cursor_execute(
     refusal = find_text_dml(statement, connection.dialect.name) if is_text else find_hidden_dml(compiled)
     if refusal is not None:
         _refuse(refusal, config_of(session))
+
+
+_KNOWN: Final = (UpdateBase, Select, CompoundSelect, Values)
+"""What SQLAlchemy writes; anything else in a common table expression is text."""
 
 
 def _on_commit(connection: Connection) -> None:

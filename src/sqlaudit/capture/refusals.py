@@ -13,7 +13,12 @@ from sqlaudit.tracking import all_tracked, tracking_of
 __all__ = ["find_hidden_dml", "find_text_dml"]
 
 
-_COMMENTS_AND_LITERALS: Final = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", re.DOTALL)
+_TOKENS: Final = re.compile(
+    r"""(?P<name>"(?:[^"]|"")*"|`(?:[^`]|``)*`)"""
+    r"""|\bE'(?:[^'\\]|\\.|'')*'|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/""",
+    re.DOTALL | re.IGNORECASE,
+)
+"""Quoted names; literals and comments, in which nothing is done."""
 _DEFINES: Final = re.compile(r"\s*(?:create|alter|drop|comment)\b", re.IGNORECASE)
 """A trigger's body may write; defining it doesn't."""
 _NAME: Final = r"""(?:"(?:[^"]|"")+"|`[^`]+`|\[[^\]]+\]|[\w$]+)"""
@@ -42,7 +47,7 @@ def find_text_dml(sql: str, dialect: str) -> UncapturedStatementError | None:
     is_mysql = dialect in ("mysql", "mariadb")
     if is_mysql:
         sql = _MYSQL_HINTS.sub(" ", sql)
-    sql = _COMMENTS_AND_LITERALS.sub(" ", sql)
+    sql = _TOKENS.sub(lambda token: token["name"] or " ", sql)
     if _DEFINES.match(sql):
         return None
     written = [(verb.split()[0], name) for verb, name in _WRITES.findall(sql)]

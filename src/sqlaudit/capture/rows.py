@@ -154,9 +154,16 @@ class AuditedTable:
         return key_text(parts)
 
 
+class _ByDialect(WeakKeyDictionary[Dialect, AuditedTable]):
+    """What is known of a table. It isn't a part of the table: a pickled one, or a deep copy, starts anew."""
+
+    def __reduce__(self) -> Any:
+        return _ByDialect, ()
+
+
 def audited_table(table: Table, tracking: Tracking, dialect: Dialect) -> AuditedTable:
     """Return *table* with the codecs of its columns on *dialect*."""
-    by_dialect: WeakKeyDictionary[Dialect, AuditedTable] = table.info.setdefault(_AUDITED_KEY, WeakKeyDictionary())
+    by_dialect: _ByDialect = table.info.setdefault(_AUDITED_KEY, _ByDialect())
     known = by_dialect.get(dialect)
     # A copy of the table, as to_metadata() makes one, has its info, too.
     if known is None or known.tracking is not tracking or known.table is not table:

@@ -245,6 +245,8 @@ class Flush:
     gone: set[tuple[Table, str]] = dataclasses.field(default_factory=set)
     """Rows that were gone before the DELETE of their objects: by another transaction, or by a recorded cascade."""
     foreseen: set[Table] = dataclasses.field(default_factory=set)
+    touched: set[Table] = dataclasses.field(default_factory=set)
+    """Written by statements of listeners: what objects remember of their rows may be out of date."""
     plans: dict[Mapper[Any], tuple[_Rows, ...]] = dataclasses.field(default_factory=dict)
     """Of the mappers whose objects were announced."""
     _post_updated: set[Table] | None = None
@@ -309,8 +311,10 @@ class Flush:
         """
         return connection in self.connections and connection.get_nested_transaction() is self.connections[connection]
 
-    def add(self, connection: Connection, changes: Sequence[RowChange]) -> None:
+    def add(self, connection: Connection, table: Table | None, changes: Sequence[RowChange]) -> None:
         """Note what a statement did that was sent beside those of the mapped objects."""
+        if table is not None:
+            self.touched.add(table)
         self.done.append(_Recorded(connection, changes))
 
     def audited_table(self, rows: _Rows, connection: Connection) -> AuditedTable:
@@ -418,7 +422,8 @@ def take_old_images(flush: Flush) -> None:
     for write in coming:
         for rows in flush.rows_of(write.mapper):
             audited[rows.table] = flush.audited_table(rows, write.connection)
-            before = _remember(rows, audited[rows.table], write.row, _is_whole(rows, write), flush.locks_rows)
+            unsure = flush.locks_rows or rows.table in flush.touched
+            before = _remember(rows, audited[rows.table], write.row, _is_whole(rows, write), unsure)
             if before is None:
                 continue
             write.before[rows.table] = before
@@ -641,7 +646,8 @@ def _after(rows: _Rows, audited: AuditedTable, write: _Write, before: _Before | 
             if made_by_database or _is_sql(value) or (field.identity is None and codec.must_be_read(value)):
                 unread.add(key)
             else:
-                new[key] = codec.dump(JSON_NULL if value is None and field.evaluates_none else value)
+                is_json_null = value is None and field.evaluates_none and codec.json
+                new[key] = codec.dump(JSON_NULL if is_json_null else value)
         elif before is None:
             # SQLAlchemy expires what the database has made of an SQL expression.
             if field.generated or field.attribute in write.state.expired_attributes:

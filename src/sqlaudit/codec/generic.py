@@ -48,12 +48,16 @@ def _integer(type_: Any, dialect: Dialect, find: Find) -> Codec:
 
 
 def _float(type_: Any, dialect: Dialect, find: Find) -> Codec:
+    dialect_name = dialect.name
     # SQLAlchemy rounds what it reads as decimals.
     shown = f".{_read_scale(type_)}f" if type_.asdecimal else None
 
     def encode(value: Any) -> JSONValue:
         number = float(value) if shown is None else float(format(float(value), shown))
-        return number if math.isfinite(number) else str(number)
+        if math.isfinite(number):
+            return number
+        # SQLite makes NULL of what is no number.
+        return None if math.isnan(number) and dialect_name == "sqlite" else str(number)
 
     def decode(stored: JSONValue) -> Any:
         return float(stored) if shown is None else decimal.Decimal(format(float(stored), shown))
@@ -75,7 +79,7 @@ def _numeric(type_: Any, dialect: Dialect, find: Find) -> Codec:
             value = repr(float(value)) if scale is None else f"{float(value):.{scale}f}"
         number = value if isinstance(value, decimal.Decimal) else decimal.Decimal(str(value))
         if not number.is_finite():
-            return str(number)
+            return None if number.is_nan() and not has_decimals else str(number)
         if unit is not None:
             number = number.quantize(unit, context=_ROUNDING)
         return format(number or abs(number), "f")
@@ -159,14 +163,18 @@ def _json(type_: Any, dialect: Dialect, find: Find) -> Codec:
     def encode(value: Any) -> JSONValue:
         if has_numbers and type(value) in (int, float):
             value = as_sqlite_keeps(value)
-        if serialize is json.dumps and is_plain(value):
-            return wrapped(value)
+        try:
+            if serialize is json.dumps and is_plain(value):
+                return wrapped(value)
+        except RecursionError:
+            return {"$json_text": serialize(value)}
         text = "null" if value is JSON_NULL else serialize(value)
         try:
             document = json.loads(text, parse_constant=refuse_constant)
-        except ValueError:
+            is_exact = not has_large_float(document)
+        except (ValueError, RecursionError):
             return {"$json_text": text}
-        if not has_large_float(document):
+        if is_exact:
             return wrapped(document)
         return {"$json_text": text} if keeps_text else wrapped(json.loads(text, parse_float=as_jsonb_reads))
 

@@ -4,6 +4,7 @@ Break the library in one way at a time: each must make the conformance suite fai
 ``tox run -e mutations`` runs them all in a copy of the repository, and prints what noticed each.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -180,6 +181,8 @@ def main() -> int:
             command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider"]
             run = subprocess.run(
                 [*command, "-o", "pythonpath=src tests", "tests/conformance"],
+                # For the programs that the tests start, too.
+                env={**os.environ, "PYTHONPATH": str(copy / "src")},
                 cwd=copy, capture_output=True, text=True, check=False,
             )  # fmt: skip
             noticed = re.search(r"^(?:FAILED|ERROR) (\S+)", run.stdout, re.MULTILINE)

@@ -38,6 +38,14 @@ engine = create_async_engine(os.environ.get("DATABASE_URL", "sqlite+aiosqlite://
 async_session = async_sessionmaker(engine, expire_on_commit=False)
 
 if engine.dialect.name == "sqlite":
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def wait_for_the_others(connection: Any, _: Any) -> None:
+        # Milliseconds: SQLite's lock goes to anybody, not to who has waited longest.
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA busy_timeout = 60000")
+        cursor.close()
+
     # SQLite locks no rows: who reads a customer in order to change it must have the database first.
     @event.listens_for(engine.sync_engine, "begin")
     def begin_immediate(connection: Connection) -> None:

@@ -12,7 +12,7 @@ from sqlaudit._documents import has_key, has_padded, has_value
 from sqlaudit._filters import ChangeFilter, Page
 from sqlaudit._relationships import related
 from sqlaudit._sources import Source, all_sources, members_of, sources_of
-from sqlaudit._statements import Resource, among_users, present_values, user_id_value
+from sqlaudit._statements import Resource, among_users, facts_of, fields_of
 from sqlaudit.codec import JSON_NULL, Codec, JSONValue, decode_value, key_text, key_value
 from sqlaudit.exceptions import RetrievalError, UnknownFieldError
 from sqlaudit.types import Change, Model, OldNew, Operation
@@ -179,18 +179,12 @@ def changes_in(
         told = told or [_as_stored(row)]
         what = told[0] if len(told) == 1 else _agreed(told, _as_stored(row))
         yield Change(
-            change_id=row.id,
-            transaction_id=row.transaction_id,
-            timestamp=row.recorded_at.astimezone(zone),
+            **facts_of(row, user_codec, zone),
             operation=Operation(row.operation),
             model=what.model,
             resource_type=what.resource_type,
             resource_id=what.resource_id,
             fields=what.fields,
-            changed_by=user_id_value(user_codec, row.changed_by),
-            impersonated_by=user_id_value(user_codec, row.impersonated_by),
-            reason=row.reason,
-            context=row.context or {},
         )
 
 
@@ -215,19 +209,7 @@ class _Told:
 
 def _told(row: Row[Any], scope: Scope) -> _Told:
     resource = scope.resource
-    old, new = (present_values(resource.renamed, side) for side in (row.old_values, row.new_values))
-    by_key: dict[str, tuple[str, OldNew]] = {}
-    for key in (*resource.codecs, *sorted((old.keys() | new.keys()) - resource.codecs.keys())):
-        if key in resource.hidden or (key not in old and key not in new):
-            continue
-        codec = resource.codecs.get(key)
-        by_key[key] = (
-            resource.names.get(key, key),
-            OldNew(
-                decode_value(codec, old[key]) if key in old else None,
-                decode_value(codec, new[key]) if key in new else None,
-            ),
-        )
+    by_key = {key: (name, values) for key, name, values in fields_of(row, resource)}
     try:
         resource_id = key_value(resource.key_codecs, row.resource_id)
     except (TypeError, ValueError, ArithmeticError, LookupError):

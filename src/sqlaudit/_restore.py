@@ -12,7 +12,8 @@ from sqlalchemy.orm.attributes import flag_modified, set_committed_value
 from sqlalchemy.types import JSON
 
 from sqlaudit._snapshots import Past, StoredField, read_past
-from sqlaudit._subjects import Moment, Subject, names_of
+from sqlaudit._sources import names_of
+from sqlaudit._subjects import Moment, Subject
 from sqlaudit.capture.rows import audited_table, read_images
 from sqlaudit.codec import JSON_NULL
 from sqlaudit.context import NOBODY, AuditContextManager, context_of

@@ -9,8 +9,9 @@ from sqlalchemy import ColumnElement, Executable, FromClause, Row, Table, and_, 
 from sqlalchemy.orm import Mapper, Session
 
 from sqlaudit._replay import COMPLETE, Folded, StoredChange, folded, unwound
+from sqlaudit._sources import names_of
 from sqlaudit._statements import present_values
-from sqlaudit._subjects import At, Moment, Part, Subject, check_names, names_of
+from sqlaudit._subjects import At, Moment, Part, Subject, check_names
 from sqlaudit.codec import Codec, JSONValue, decode_value
 from sqlaudit.exceptions import RetrievalError, UnknownStateError
 from sqlaudit.tracking import tracked_tables

@@ -55,12 +55,13 @@ def sources_of(model: Any) -> list[Source]:
     mapper = inspect(model, raiseerr=False) if isinstance(model, type) else None
     if not isinstance(mapper, Mapper):
         raise RetrievalError(f"model_class is {model!r}; expected a mapped class or a tracked Table.")
+    # Declarations are resolved when the mappers are configured.
+    mapper.registry.configure(cascade=True)
     sources: dict[Table, Source] = {}
     for each in mapper.self_and_descendants:
-        attributes = {column: name.key for name in each.column_attrs for column in name.columns}
         shown: set[str] = set()
         for table, tracking in tracked_tables(each):
-            names = {column.key: attributes[column] for column in table.columns if column in attributes}
+            names = names_of(each, table)
             if table not in sources:
                 sources[table] = Source(table, tracking, {}, set(shown), _owner(each, table))
             sources[table].names.update(names)
@@ -68,6 +69,12 @@ def sources_of(model: Any) -> list[Source]:
     if not sources:
         raise UntrackedError(model.__name__)
     return list(sources.values())
+
+
+def names_of(mapper: Mapper[Any], table: Table) -> dict[str, str]:
+    """Return the attributes of a class by the keys of the columns of one of its tables."""
+    attributes = {column: name.key for name in mapper.column_attrs for column in name.columns}
+    return {column.key: attributes[column] for column in table.columns if column in attributes}
 
 
 def all_sources() -> list[Source]:

@@ -21,7 +21,7 @@ from sqlaudit._documents import has_key, has_values
 from sqlaudit.codec import Codec, codec_of, decode_value, key_text, key_value
 from sqlaudit.exceptions import RetrievalError
 from sqlaudit.tracking import Link, Tracking, tracking_of
-from sqlaudit.types import FieldChange, Operation, SortDirection, SortField
+from sqlaudit.types import FieldChange, OldNew, Operation, SortDirection, SortField
 
 DateRange = tuple[dt.datetime | None, dt.datetime | None]
 
@@ -89,7 +89,6 @@ class LinkedResource:
     """An association table, of which a parent shows the rows as additions and removals in one of its fields."""
 
     attribute: str
-    label: str
     own_keys: tuple[str, ...]
     other_keys: tuple[str, ...]
     codecs: Mapping[str, Codec]
@@ -128,7 +127,6 @@ def _linked(link: Link, dialect: Dialect) -> LinkedResource:
     columns, tracking = link.table.columns, tracking_of(link.table)
     return LinkedResource(
         attribute=link.attribute,
-        label=link.table.name if tracking is None else tracking.label,
         own_keys=link.own_keys,
         other_keys=link.other_keys,
         codecs={key: codec_of(columns[key].type, dialect) for key in (*link.own_keys, *link.other_keys)},
@@ -258,15 +256,7 @@ def field_changes(
     own = {label: question for question in questions for label in question.resource.labels}
     linked = [(question, link) for question in questions for link in question.links]
     for row in rows:
-        shared: dict[str, Any] = {
-            "change_id": row.id,
-            "transaction_id": row.transaction_id,
-            "timestamp": row.recorded_at.astimezone(zone),
-            "changed_by": user_id_value(user_codec, row.changed_by),
-            "impersonated_by": user_id_value(user_codec, row.impersonated_by),
-            "reason": row.reason,
-            "context": row.context or {},
-        }
+        shared = facts_of(row, user_codec, zone)
         if row.resource_type in own:
             yield from _own_field_changes(row, own[row.resource_type], shared)
         for question, link in linked:
@@ -277,23 +267,43 @@ def field_changes(
                     yield change
 
 
-def _own_field_changes(row: Row[Any], question: Question, shared: dict[str, Any]) -> Iterator[FieldChange]:
-    resource = question.resource
+def facts_of(row: Row[Any], user_codec: Codec | None, zone: dt.tzinfo) -> dict[str, Any]:
+    """Return what a stored change tells whatever it is a change of: which, when, who and why."""
+    return {
+        "change_id": row.id,
+        "transaction_id": row.transaction_id,
+        "timestamp": row.recorded_at.astimezone(zone),
+        "changed_by": user_id_value(user_codec, row.changed_by),
+        "impersonated_by": user_id_value(user_codec, row.impersonated_by),
+        "reason": row.reason,
+        "context": row.context or {},
+    }
+
+
+def fields_of(row: Row[Any], resource: Resource) -> Iterator[tuple[str, str, OldNew]]:
+    """Yield column key, attribute name and values of each field that a stored change shows."""
     old, new = (present_values(resource.renamed, side) for side in (row.old_values, row.new_values))
     for key in (*resource.codecs, *sorted((old.keys() | new.keys()) - resource.codecs.keys())):
         if key in resource.hidden or (key not in old and key not in new):
             continue
+        codec = resource.codecs.get(key)
+        values = (decode_value(codec, side[key]) if key in side else None for side in (old, new))
+        yield key, resource.names.get(key, key), OldNew(*values)
+
+
+def _own_field_changes(row: Row[Any], question: Question, shared: dict[str, Any]) -> Iterator[FieldChange]:
+    resource = question.resource
+    for key, name, values in fields_of(row, resource):
         if question.keys is not None and key not in question.keys:
             continue
-        codec = resource.codecs.get(key)
         yield FieldChange(
             **shared,
             operation=Operation(row.operation),
             resource_type=resource.label,
             resource_id=key_value(resource.key_codecs, row.resource_id),
-            field_name=resource.names.get(key, key),
-            old_value=decode_value(codec, old[key]) if key in old else None,
-            new_value=decode_value(codec, new[key]) if key in new else None,
+            field_name=name,
+            old_value=values.old,
+            new_value=values.new,
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import ColumnElement, FromClause, Table, func, inspect, select, true
 from sqlalchemy.orm import Mapper, Session
 
+from sqlaudit._sources import names_of
 from sqlaudit._statements import Resource, resource_of
 from sqlaudit.codec import key_text, key_value
 from sqlaudit.config import SQLAuditConfig
@@ -133,12 +134,6 @@ def _sharing_rows(mapper: Mapper[Any]) -> Iterator[Mapper[Any]]:
         ancestors = list(each.iterate_to_root())
         if each is not mapper and not any(one.concrete for one in ancestors[: ancestors.index(mapper)]):
             yield each
-
-
-def names_of(mapper: Mapper[Any], table: Table) -> dict[str, str]:
-    """Return the attributes of a class by the keys of the columns of one of its tables."""
-    attributes = {column: name.key for name in mapper.column_attrs for column in name.columns}
-    return {column.key: attributes[column] for column in table.columns if column in attributes}
 
 
 def tracked_names(subject: Subject) -> set[str]:

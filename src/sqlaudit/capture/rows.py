@@ -163,7 +163,9 @@ class _ByDialect(WeakKeyDictionary[Dialect, AuditedTable]):
 
 def audited_table(table: Table, tracking: Tracking, dialect: Dialect) -> AuditedTable:
     """Return *table* with the codecs of its columns on *dialect*."""
-    by_dialect: _ByDialect = table.info.setdefault(_AUDITED_KEY, _ByDialect())
+    by_dialect: _ByDialect | None = table.info.get(_AUDITED_KEY)
+    if by_dialect is None:
+        by_dialect = table.info[_AUDITED_KEY] = _ByDialect()
     known = by_dialect.get(dialect)
     # A copy of the table, as to_metadata() makes one, has its info, too.
     if known is None or known.tracking is not tracking or known.table is not table:

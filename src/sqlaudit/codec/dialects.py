@@ -139,8 +139,8 @@ def _set(type_: Any, dialect: Dialect, find: Find) -> Codec:
     return Codec(lambda value: [each for each in type_.values if each in value], set, as_text=False)
 
 
-def _number(type_: Any, dialect: Dialect, find: Find) -> Codec:
-    return Codec(int, int, as_text=False)
+def _integer(type_: Any, dialect: Dialect, find: Find) -> Codec:
+    return find(sqltypes.Integer(), dialect)
 
 
 def _blob(type_: Any, dialect: Dialect, find: Find) -> Codec:
@@ -154,11 +154,11 @@ DIALECT_MAKERS: Final[Makers] = (
     (postgresql.CIDR, _address),
     (postgresql.BIT, _bits),
     (postgresql.HSTORE, _hstore),
-    (postgresql.OID, _number),
+    (postgresql.OID, _integer),
     *((each, _text) for each in _TEXTS),
     (mysql.SET, _set),
-    (mysql.YEAR, _number),
-    (mysql.BIT, _number),
+    (mysql.YEAR, _integer),
+    (mysql.BIT, _integer),
     (mysql.TINYBLOB, _blob),
     (mysql.MEDIUMBLOB, _blob),
     (mysql.LONGBLOB, _blob),

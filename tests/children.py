@@ -21,7 +21,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from conformance_models import Account
-from sqlaudit import SQLAuditConfig, audit_context, recorder, register_hooks, set_config
+from sqlaudit import Capture, SQLAuditConfig, audit_context, recorder, register_hooks, set_config
 
 
 def shift_clock(seconds: float, *, frozen: bool) -> None:
@@ -102,10 +102,12 @@ async def go_on(maker: async_sessionmaker[AsyncSession]) -> None:
                 await session.rollback()
 
 
-async def audited(program: Callable[[async_sessionmaker[AsyncSession]], Any], url: str, who: str) -> None:
+async def audited(
+    program: Callable[[async_sessionmaker[AsyncSession]], Any], url: str, who: str, capture: Capture = Capture.SESSION
+) -> None:
     """Run a program with audited sessions."""
     maker = async_sessionmaker(make_engine(url))
-    set_config(SQLAuditConfig())
+    set_config(SQLAuditConfig(capture=capture))
     register_hooks(maker)
     with audit_context(user_id=f"process {who}"):
         await program(maker)
@@ -113,12 +115,16 @@ async def audited(program: Callable[[async_sessionmaker[AsyncSession]], Any], ur
 
 
 def fork(url: str) -> None:
-    """Start a process that goes on for each line of the input, and say its id: importing takes longer than a life."""
+    """
+    Start a process that goes on for each line of the input, which may name its capture, and say its id.
+
+    Importing would take longer than its life.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    for _ in sys.stdin:
+    for line in sys.stdin:
         child = os.fork()
         if not child:
-            asyncio.run(audited(go_on, url, str(os.getpid())))
+            asyncio.run(audited(go_on, url, str(os.getpid()), Capture(line.strip() or "session")))
             os._exit(1)
         say(str(child))
 

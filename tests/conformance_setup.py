@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Collection, Sequence
 from pprint import pformat
 from typing import Any
@@ -18,19 +19,25 @@ from sqlaudit import (
     register_hooks,
     set_config,
 )
+from sqlaudit.types import Capture
 from witness import Story, told, watch_rows, witnessed
 
 Maker = async_sessionmaker[AsyncSession]
 
 
+def capture_of_tests() -> Capture:
+    """Return what records the changes of tests that don't say: see `pytest_generate_tests`."""
+    return Capture(os.environ.get("SQLAUDIT_TEST_CAPTURE", Capture.SESSION))
+
+
 async def start_audit(maker: Maker, models: type[DeclarativeBase] | MetaData) -> None:
     """Create the tables of *models*, the trail and the witness; record what goes through *maker* from now on."""
     metadata = models if isinstance(models, MetaData) else models.metadata
-    set_config(SQLAuditConfig(session_factory=maker))
+    set_config(SQLAuditConfig(session_factory=maker, capture=capture_of_tests()))
     register_hooks(maker)
     async with maker.kw["bind"].begin() as connection:
         await connection.run_sync(metadata.create_all)
-        await create_audit_tables(connection)
+        await create_audit_tables(connection, metadata=metadata)
         await connection.run_sync(watch_rows, *metadata.tables.values())
 
 

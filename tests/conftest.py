@@ -1,14 +1,17 @@
 """Fixtures: a fresh database for each test, on every kind; no configuration or hooks left over."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from databases import (
+    BROKERS,
     Database,
     create_contrib,
     find_mariadb,
@@ -21,6 +24,9 @@ from databases import (
 from sqlaudit import clear_audit_context
 from sqlaudit.config import clear_config
 from sqlaudit.hooks import Subscription
+
+# What is tested together with fastapi-users, which takes no later SQLAlchemy than 2.0: with that, it must be there.
+collect_ignore = [] if sqlalchemy.__version__.startswith("2.0.") else ["sqlalchemy20"]
 
 
 @pytest.fixture(scope="session", name="postgresql_server")
@@ -35,11 +41,22 @@ def _mariadb_server() -> URL:
     return server
 
 
+@pytest.fixture(scope="session", name="redis_url")
+def _redis_url() -> str:
+    return os.environ[BROKERS["redis_url"]]
+
+
+@pytest.fixture(scope="session", name="rabbitmq_url")
+def _rabbitmq_url() -> str:
+    return os.environ[BROKERS["rabbitmq_url"]]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """
     Leave out the tests of MariaDB where there is none, and count them; CI names one, which must answer.
 
-    So, too, those of PostgreSQL's extensions on the embedded server, which has none.
+    So, too, those of PostgreSQL's extensions on the embedded server, which has none, and those of brokers that
+    aren't named.
     """
     left_out = []
     if find_mariadb() is None:
@@ -49,6 +66,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if "mariadb" in getattr(item, "callspec", item).__dict__.get("params", {}).values()
             or "mariadb_server" in getattr(item, "fixturenames", ())
         ]
+    for broker, variable in BROKERS.items():
+        if not os.environ.get(variable):
+            left_out += [
+                item
+                for item in items
+                if broker in getattr(item, "fixturenames", ())
+                or broker in getattr(item, "callspec", item).__dict__.get("params", {}).values()
+            ]
     of_contrib = [item for item in items if "contrib_maker" in getattr(item, "fixturenames", ())]
     if of_contrib and not has_contrib(find_postgresql()):
         left_out += of_contrib
@@ -56,6 +81,39 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
+
+
+_OF_BOTH_CAPTURES = frozenset(
+    {
+        "test_inheritance",
+        "test_keys",
+        "test_masking",
+        "test_random_programs",
+        "test_types",
+        "test_types_of_users",
+        "test_types_once_wrong",
+        "test_unit_of_work_deletes",
+        "test_unit_of_work_fields",
+        "test_unit_of_work_inserts",
+        "test_unit_of_work_json",
+        "test_unit_of_work_relationships",
+        "test_unit_of_work_updates",
+    }
+)
+"""The modules whose tests are run with each capture: the trail has to be the same."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of some modules with both captures, unless they say that they are of sessions alone."""
+    if metafunc.module.__name__.rpartition(".")[2] in _OF_BOTH_CAPTURES:
+        is_of_sessions = any(metafunc.definition.iter_markers("session_capture"))
+        metafunc.parametrize("capture", ["session"] if is_of_sessions else ["session", "triggers"], indirect=True)
+
+
+@pytest.fixture(autouse=True, name="capture")
+def _capture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What records the changes of tests that don't say."""
+    monkeypatch.setenv("SQLAUDIT_TEST_CAPTURE", getattr(request, "param", "session"))
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "mariadb"], name="database")

@@ -220,3 +220,7 @@ def _start_embedded() -> URL:
         folder = Path(tempfile.gettempdir()) / f"sqlaudit-pg-{os.getuid()}"
         server = get_server(folder, cleanup_mode="stop")
     return make_url(server.get_uri())
+
+
+BROKERS = {"redis_url": "SQLAUDIT_TEST_REDIS", "rabbitmq_url": "SQLAUDIT_TEST_RABBITMQ"}
+"""Of the fixtures that lead to a broker: what names it. One that is named must answer."""

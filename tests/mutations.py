@@ -29,6 +29,7 @@ class Mutation:
 UNIT_OF_WORK = "capture/unit_of_work.py"
 STATEMENTS = "capture/statements.py"
 LISTENERS = "capture/listeners.py"
+POSTGRESQL = "capture/triggers/postgresql.py"
 
 MUTATIONS = [
     Mutation("old values are not read", UNIT_OF_WORK, "            if before.missing:\n", "            if False:\n"),
@@ -103,6 +104,24 @@ MUTATIONS = [
         "if False:",
     ),
     Mutation("masked values are stored", "capture/rows.py", "MASK if key in masked else image[key]", "image[key]"),
+    Mutation(
+        "subscribers are told before the commit",
+        "capture/committing.py",
+        "    notes.written.setdefault((connection, config.trail, repr(places)), written)\n",
+        "    deliver(written)\n",
+    ),
+    Mutation(
+        "what was rolled back is delivered",
+        "capture/committing.py",
+        "if notes is None or not (notes.is_committed or len(notes.written) > 1):",
+        "if notes is None:",
+    ),
+    Mutation(
+        "subscribers are told what others have written",
+        "_delivery.py",
+        "criterion_of(transaction, scopes, trail), trail.c.id > after,",
+        "trail.c.id > after,",
+    ),
     Mutation("nobody acts", "recorder.py", "return AuditContext(user_id=user_id).under(context)", "return context"),
     Mutation(
         "the context of the moment is ignored",
@@ -154,10 +173,70 @@ MUTATIONS = [
     ),
     Mutation("rows are not locked", UNIT_OF_WORK, "(locks_rows or value is NO_VALUE", "(value is NO_VALUE"),
     Mutation(
+        "PostgreSQL's triggers take the new row for the old one",
+        POSTGRESQL,
+        """f"{_indented(recording.document('o'), 2)} AS old_values,",""",
+        """f"{_indented(recording.document('n'), 2)} AS old_values,",""",
+    ),
+    Mutation(
+        "PostgreSQL's triggers ignore the actor",
+        POSTGRESQL,
+        "    actor := published ->> 'user';\n",
+        "",
+    ),
+    Mutation(
+        "PostgreSQL's triggers store masked values",
+        "capture/triggers/postgresql_values.py",
+        """return replace(known, document=lambda _: \"\"\"'{"$masked": true}'::jsonb\"\"\")""",
+        "return known",
+    ),
+    Mutation(
+        "PostgreSQL's triggers run with the rights of the writer",
+        POSTGRESQL,
+        '        options = ["SECURITY DEFINER"] if self.writes_trail else []\n',
+        "        options = []\n",
+    ),
+    Mutation(
         "all transactions are one",
         "recorder.py",
         "known is None or root is None or known.root() is not root",
         "known is None",
+    ),
+    Mutation(
+        "on SQLite rows that are replaced are not noted",
+        "capture/triggers/sqlite.py",
+        "replaced = [_record_replaced(audited), *_forget_replaced(audited)]",
+        'replaced = ["SELECT 1", *_forget_replaced(audited)]',
+    ),
+    Mutation(
+        "on SQLite a float has 15 digits",
+        "capture/triggers/sqlite_floats.py",
+        "ELSE (SELECT shown FROM exact) END",
+        "ELSE shown END",
+    ),
+    Mutation(
+        "on SQLite an actor outlives a savepoint that is rolled back",
+        "capture/publishing.py",
+        '_published[connection] = replace(known, document="")',
+        "forget(connection)",
+    ),
+    Mutation(
+        "MariaDB's triggers follow no foreign keys",
+        "capture/triggers/mysql.py",
+        "in cascades(keys, writers):",
+        "in cascades([], writers):",
+    ),
+    Mutation(
+        "MariaDB's triggers compare as the collation does",
+        "capture/triggers/mysql_values.py",
+        'return f"NOT (BINARY {old} <=> BINARY {new})"',
+        'return f"NOT ({old} <=> {new})"',
+    ),
+    Mutation(
+        "MariaDB's connections keep their actor in the pool",
+        "capture/publishing.py",
+        "connection.info[_INFO_KEY] = True",
+        "pass",
     ),
 ]
 

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
-from conformance_setup import Maker, changes_of
+from conformance_setup import Maker, capture_of_tests, changes_of
 from sqlaudit import SQLAuditConfig, create_audit_tables, register_hooks, set_config, track_table
 from type_cases import TypeCase, typed
 
@@ -59,11 +59,11 @@ async def audited(cases: Sequence[TypeCase], maker: Maker) -> Subject:
         {"__tablename__": "thing", "id": mapped_column(sa.Integer, primary_key=True), **columns},
     )
     track_table()(thing)
-    set_config(SQLAuditConfig(session_factory=maker))
+    set_config(SQLAuditConfig(session_factory=maker, capture=capture_of_tests()))
     register_hooks(maker)
     async with maker.kw["bind"].begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
-        await create_audit_tables(connection)
+        await create_audit_tables(connection, metadata=Base.metadata)
     return Subject(cases, maker, thing)
 
 

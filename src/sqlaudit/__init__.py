@@ -1,19 +1,30 @@
 """An async-first audit trail for SQLAlchemy 2: who changed which row, when, from what, to what."""
 
 from sqlaudit.baseline import create_baseline, create_baseline_sync
+from sqlaudit.checking import SchemaFinding, check_audit_schema, check_audit_schema_sync
 from sqlaudit.config import SQLAuditConfig, get_config, has_config, set_config
+from sqlaudit.connections import audited_connection
 from sqlaudit.context import (
     AuditContext,
     AuditContextManager,
     audit_context,
     bind_audit_context,
     clear_audit_context,
+    export_audit_context,
     get_audit_context,
+    import_audit_context,
     set_audit_context,
 )
 from sqlaudit.decorators import track, track_table
+from sqlaudit.events import ChangeSubscription, drain_changes, drain_changes_sync, on_change
 from sqlaudit.exceptions import SQLAuditError
 from sqlaudit.hooks import Subscription, register_hooks
+from sqlaudit.retention import (
+    append_only_grants,
+    append_only_grants_sync,
+    purge_changes,
+    purge_changes_sync,
+)
 from sqlaudit.retrieval import (
     count_changes,
     count_changes_by,
@@ -32,6 +43,8 @@ from sqlaudit.schema import (
     check_audit_tables_sync,
     create_audit_tables,
     create_audit_tables_sync,
+    upgrade_audit_tables,
+    upgrade_audit_tables_sync,
 )
 from sqlaudit.tables import audit_metadata, trail_table
 from sqlaudit.timetravel import (
@@ -50,24 +63,32 @@ from sqlaudit.timetravel import (
     undo_transaction,
     undo_transaction_sync,
 )
-from sqlaudit.types import MASKED, Change, FieldChange, OldNew, Operation
+from sqlaudit.types import MASKED, Capture, Change, FieldChange, OldNew, Operation
 
 __all__ = [
     "MASKED",
     "AuditContext",
     "AuditContextManager",
+    "Capture",
     "Change",
+    "ChangeSubscription",
     "FieldChange",
     "FieldDiff",
     "OldNew",
     "Operation",
     "SQLAuditConfig",
     "SQLAuditError",
+    "SchemaFinding",
     "Snapshot",
     "Subscription",
+    "append_only_grants",
+    "append_only_grants_sync",
     "audit_context",
     "audit_metadata",
+    "audited_connection",
     "bind_audit_context",
+    "check_audit_schema",
+    "check_audit_schema_sync",
     "check_audit_tables",
     "check_audit_tables_sync",
     "clear_audit_context",
@@ -81,6 +102,9 @@ __all__ = [
     "create_baseline_sync",
     "diff_resource",
     "diff_resource_sync",
+    "drain_changes",
+    "drain_changes_sync",
+    "export_audit_context",
     "get_audit_context",
     "get_changes",
     "get_changes_sync",
@@ -92,8 +116,12 @@ __all__ = [
     "get_snapshots",
     "get_snapshots_sync",
     "has_config",
+    "import_audit_context",
     "load_as_of",
     "load_as_of_sync",
+    "on_change",
+    "purge_changes",
+    "purge_changes_sync",
     "register_hooks",
     "restore_resource",
     "restore_resource_sync",
@@ -107,4 +135,6 @@ __all__ = [
     "trail_table",
     "undo_transaction",
     "undo_transaction_sync",
+    "upgrade_audit_tables",
+    "upgrade_audit_tables_sync",
 ]

@@ -16,7 +16,7 @@ from sqlaudit._sources import names_of
 from sqlaudit._subjects import Moment, Subject
 from sqlaudit.capture.rows import audited_table, read_images
 from sqlaudit.codec import JSON_NULL
-from sqlaudit.context import NOBODY, AuditContextManager, context_of
+from sqlaudit.context import AuditContextManager, context_of
 from sqlaudit.exceptions import RestoreError, UnknownFieldError
 from sqlaudit.tracking import written_tables
 
@@ -76,7 +76,7 @@ def _told(moment: Moment) -> str:
 @contextlib.contextmanager
 def default_reason(session: Session, reason: str) -> Iterator[None]:
     """Give what is written in the block a reason, if the audit context has none."""
-    if context_of(session, NOBODY).reason is not None:
+    if context_of(session).reason is not None:
         yield
         return
     with AuditContextManager(reason=reason):

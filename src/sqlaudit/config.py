@@ -12,7 +12,7 @@ from sqlalchemy.orm import ColumnProperty, InstrumentedAttribute, Mapper, class_
 from sqlaudit._bridge import SessionFactory, check_factory
 from sqlaudit.exceptions import ConfigurationError, UnknownFieldError
 from sqlaudit.tables import change_table, is_trail
-from sqlaudit.types import UserIdType
+from sqlaudit.types import Capture, UserIdType
 
 __all__ = ["SQLAuditConfig", "clear_config", "get_config", "has_config", "set_config"]
 
@@ -56,8 +56,18 @@ class SQLAuditConfig:
     """
     warn_uncaptured: bool = False
     """Let statements that can't be captured pass with an `UncapturedStatementWarning`; they are refused otherwise."""
+    capture: Capture = Capture.SESSION
+    """
+    How the writes to tables whose declaration doesn't say are noticed. It counts in
+    the default configuration alone: a table has one capture, whatever session writes to it.
+    """
     trail: Table = change_table
     """The table that holds the trail: `trail_table` makes one of another name, in a schema or `MetaData` of yours."""
+    append_only: bool = False
+    """
+    Let `create_audit_tables` guard the trail: triggers of the database refuse to
+    update, delete or truncate it; `purge_changes` may delete.
+    """
     zone: dt.tzinfo = field(init=False, repr=False, compare=False)
     """*time_zone*, resolved."""
 
@@ -69,9 +79,11 @@ class SQLAuditConfig:
                 f"get_user_id_callback is a {type(self.get_user_id_callback).__name__}; expected a function without "
                 f"parameters that returns the id of the acting user."
             )
-        for name in ("require_user", "lock_rows", "warn_uncaptured"):
+        for name in ("require_user", "lock_rows", "warn_uncaptured", "append_only"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}; expected True or False.")
+        if not isinstance(self.capture, Capture):
+            raise ConfigurationError(f"capture is {self.capture!r}; expected a Capture.")
         if not is_trail(self.trail):
             given = f"the table {self.trail.fullname}" if isinstance(self.trail, Table) else repr(self.trail)
             raise ConfigurationError(f"trail is {given}; expected a table that trail_table() has made.")

@@ -2,7 +2,8 @@
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType, TracebackType
@@ -20,7 +21,9 @@ __all__ = [
     "audit_context",
     "bind_audit_context",
     "clear_audit_context",
+    "export_audit_context",
     "get_audit_context",
+    "import_audit_context",
     "set_audit_context",
 ]
 
@@ -85,6 +88,10 @@ class AuditContext:
 
     def under(self, outer: "AuditContext") -> "AuditContext":
         """Return this context with what it doesn't say taken from *outer*."""
+        if outer is NOBODY or outer is self:
+            return self
+        if self is NOBODY:
+            return outer
         return AuditContext(
             user_id=outer.user_id if self.user_id is None else self.user_id,
             reason=outer.reason if self.reason is None else self.reason,
@@ -101,8 +108,14 @@ class _Scope:
     """A context, and the block that it holds for."""
 
     context: AuditContext
-    block: "AuditContextManager | None" = None
+    block: object = None
     outer: "_Scope | None" = None
+    ask: Callable[[], AuditContext] | None = None
+    """Knows what isn't said, but only when it is asked: of a request, whose user and route it finds while it runs."""
+
+    def now(self) -> AuditContext:
+        """Return the context of this moment."""
+        return self.context if self.ask is None else self.context.under(self.ask())
 
 
 _NO_SCOPE: Final = _Scope(NOBODY)
@@ -111,7 +124,12 @@ _current: ContextVar[_Scope] = ContextVar("sqlaudit_context", default=_NO_SCOPE)
 
 def get_audit_context() -> AuditContext:
     """Return the context of the running task or thread; an empty one if none was set."""
-    return _current.get().context
+    return _current.get().now()
+
+
+def later_context() -> Callable[[], AuditContext]:
+    """Return a function that tells, whenever it is called, what the context of the running task or thread is then."""
+    return _current.get().now
 
 
 def set_audit_context(
@@ -125,7 +143,9 @@ def set_audit_context(
     Replace the context of the running task or thread, and return the new one.
 
     It holds until it is set again, for this task and the tasks that it starts.
-    Prefer `audit_context`, which puts back what was there before.
+    Prefer `audit_context`, which puts back what was there before. What isn't
+    set is taken from the request or job that runs, where one of
+    `sqlaudit.integrations` knows it.
 
     Args:
         user_id: who acts; None leaves it to the configured callback.
@@ -138,12 +158,12 @@ def set_audit_context(
     """
     context = AuditContext(user_id=user_id, reason=reason, impersonated_by=impersonated_by, facts=facts)
     _current.set(replace(_current.get(), context=context))
-    return context
+    return get_audit_context()
 
 
 def clear_audit_context() -> None:
     """Forget who acts, and why, in the running task or thread."""
-    _current.set(replace(_current.get(), context=NOBODY))
+    _current.set(replace(_current.get(), context=NOBODY, ask=None))
 
 
 class AuditContextManager:
@@ -182,23 +202,90 @@ class AuditContextManager:
 
     def __enter__(self) -> AuditContext:
         outer = _current.get()
-        inner = self._context.under(outer.context)
-        _current.set(_Scope(inner, self, outer))
-        return inner
+        _current.set(_Scope(self._context.under(outer.context), self, outer, outer.ask))
+        return get_audit_context()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # Closed in another copy of the context than it was opened in, as the sync generator
-        # dependencies of FastAPI are, a block isn't there, and there is nothing to put back.
-        scope: _Scope | None = _current.get()
-        while scope is not None and scope.block is not self:
-            scope = scope.outer
-        if scope is not None and scope.outer is not None:
-            _current.set(scope.outer)
+        _leave(self)
+
+
+def _leave(block: object) -> None:
+    # Closed in another copy of the context than it was opened in, as the sync generator
+    # dependencies of FastAPI are, a block isn't there, and there is nothing to put back.
+    scope: _Scope | None = _current.get()
+    while scope is not None and scope.block is not block:
+        scope = scope.outer
+    if scope is not None and scope.outer is not None:
+        _current.set(scope.outer)
 
 
 audit_context = AuditContextManager
+"""The name to use: ``with audit_context(user_id=42): ...``, see `AuditContextManager`."""
+
+
+@contextmanager
+def asked_context(ask: Callable[[], AuditContext]) -> Iterator[None]:
+    """
+    Open a block whose context is asked for whenever it is needed, beneath what is said within the block.
+
+    Threads and tasks that get a copy of the context ask the same.
+    """
+    outer, block = _current.get(), object()
+    _current.set(_Scope(NOBODY, block, outer, lambda: ask().under(outer.now())))
+    try:
+        yield
+    finally:
+        _leave(block)
+
+
+def export_audit_context() -> dict[str, Any]:
+    """
+    Return the context of the running task or thread as JSON values, to go with a job or a message.
+
+    A UUID becomes its text, as it does in the trail.
+
+    Returns:
+        What `import_audit_context` takes, there; an empty dict if nothing is known.
+    """
+    context = get_audit_context()
+    exported = {
+        "user_id": str(context.user_id) if isinstance(context.user_id, uuid.UUID) else context.user_id,
+        "impersonated_by": (
+            str(context.impersonated_by) if isinstance(context.impersonated_by, uuid.UUID) else context.impersonated_by
+        ),
+        "reason": context.reason,
+        "facts": dict(context.facts) or None,
+    }
+    return {name: value for name, value in exported.items() if value is not None}
+
+
+def import_audit_context(exported: Mapping[str, Any], **facts: Any) -> AuditContextManager:
+    """
+    Return a block whose changes are put down to who asked for them elsewhere.
+
+    What *exported* doesn't say is taken from the block around, as `audit_context` does it. It is
+    believed as it stands: whoever can write to the queue that it comes from can say to be anybody.
+
+        with import_audit_context(message["audit"], job_id=message["id"]):
+            await work(message)
+
+    Args:
+        exported: what `export_audit_context` returned.
+        facts: more of them; they go before those of *exported*.
+
+    Raises:
+        ContextError: it is something else, or the facts are too large together.
+    """
+    told = (exported.get("facts") or {}) if isinstance(exported, Mapping) else None
+    if not isinstance(told, Mapping):
+        raise ContextError(
+            f"What came with the job is a {type(exported).__name__} or has facts that are no mapping; expected the "
+            f"dict that export_audit_context() returned."
+        )
+    actor = {name: exported.get(name) for name in ("user_id", "reason", "impersonated_by")}
+    return AuditContextManager(**{**told, **facts, **actor})
 
 
 def bind_audit_context(
@@ -232,19 +319,19 @@ def bind_audit_context(
     return context
 
 
-def context_of(session: Session, began_with: AuditContext) -> AuditContext:
+def context_of(session: Session, began_with: Callable[[], AuditContext] | None = None) -> AuditContext:
     """
     Return the context for what *session* writes at this moment.
 
     What is bound to the session goes first, then the contextvar. Where those
-    name no user, *began_with*, the contextvar when the transaction began, is
-    asked: a dependency that commits at teardown does so after the actor's
-    block has closed.
+    name no user, *began_with*, the `later_context` of when the transaction
+    began, is asked: a dependency that commits at teardown does so after the
+    actor's block has closed.
     """
     current = get_audit_context()
     bound: AuditContext | None = session.info.get(_SESSION_KEY)
     if bound is not None:
         current = bound.under(current)
-    if current.user_id is None and began_with is not NOBODY:
-        current = current.under(began_with)
+    if current.user_id is None and began_with is not None:
+        current = current.under(began_with())
     return current

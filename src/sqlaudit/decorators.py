@@ -23,6 +23,7 @@ from sqlaudit.tracking import (
     tracked_tables,
     written_tables,
 )
+from sqlaudit.types import Capture
 
 __all__ = ["track", "track_table"]
 
@@ -41,6 +42,7 @@ def track_table(
     user_id_field: str | None = None,
     renamed_fields: Mapping[str, str] = _NOT_RENAMED,
     former_labels: Collection[str] = (),
+    capture: Capture | None = None,
 ) -> Callable[[Model], Model]:
     """
     Audit a model: a class decorator for mapped classes, abstract bases and mixins.
@@ -63,6 +65,8 @@ def track_table(
             new name. Nothing that is stored is rewritten.
         former_labels: labels that the table had earlier; the changes under them
             are read as its own. They are of the decorated class, not inherited.
+        capture: how the writes to its tables are noticed; what the default
+            configuration says, if not given.
 
     Raises:
         TrackingError: an argument has a wrong type, the class can't be mapped, or is tracked already; at mapper
@@ -81,6 +85,7 @@ def track_table(
         user_id_field=user_id_field,
         renamed_fields=renamed_fields,
         former_labels=former_labels,
+        capture=capture,
     )
 
     def declare(cls: Model) -> Model:
@@ -112,6 +117,7 @@ def track(
     user_id_field: str | None = None,
     renamed_fields: Mapping[str, str] = _NOT_RENAMED,
     former_labels: Collection[str] = (),
+    capture: Capture | None = None,
 ) -> Table:
     """
     Audit a Core table, as `track_table` does a model; returns the table.
@@ -137,6 +143,7 @@ def track(
             user_id_field=user_id_field,
             renamed_fields=renamed_fields,
             former_labels=former_labels,
+            capture=capture,
         ),
     )
     create_trail_with(table.metadata)

@@ -1,8 +1,6 @@
 """
 Every error that sqlaudit raises.
 
-::
-
     SQLAuditError
     ├── ConfigurationError (ValueError)     SQLAuditConfig, set_config, register_hooks
     ├── TrackingError (ValueError)          track_table, track: what is declared
@@ -15,13 +13,17 @@ Every error that sqlaudit raises.
     ├── CaptureError (RuntimeError)         a change that can't be recorded
     │   ├── UncapturedStatementError
     │   ├── TrailMissingError
-    │   └── TrailOutdatedError
+    │   ├── TrailOutdatedError
+    │   ├── TrailVersionError
+    │   └── TriggersMissingError
     ├── RetrievalError (ValueError)         a question to the trail
     │   ├── UnknownStateError
     │   └── NotRecordedError (AttributeError)
+    ├── RetentionError (ValueError)         what shall leave the trail
     ├── RestoreError (RuntimeError)         a past state can't be written back
     │   └── UndoConflictError
-    └── ReadOnlyError (TypeError)           an object as it was then was changed, or added to a session
+    ├── ReadOnlyError (TypeError)           an object as it was then was changed, or added to a session
+    └── MissingExtraError (ImportError)     an integration without the package that it integrates
 
     UncapturedStatementWarning (UserWarning)  instead of the error, with warn_uncaptured=True
 """
@@ -36,15 +38,19 @@ __all__ = [
     "CaptureError",
     "ConfigurationError",
     "ContextError",
+    "MissingExtraError",
     "NotRecordedError",
     "ReadOnlyError",
     "RestoreError",
+    "RetentionError",
     "RetrievalError",
     "SQLAuditConfigError",
     "SQLAuditError",
     "TrackingError",
     "TrailMissingError",
     "TrailOutdatedError",
+    "TrailVersionError",
+    "TriggersMissingError",
     "UncapturedStatementError",
     "UncapturedStatementWarning",
     "UndoConflictError",
@@ -167,7 +173,36 @@ class TrailOutdatedError(CaptureError):
         self.missing = list(missing)
         super().__init__(
             f"The trail's table {table} lacks {', '.join(self.missing)}; it is another table of that name, or one of "
-            f"another version: migrate it, or name another with SQLAuditConfig(trail=trail_table(...))."
+            f"an earlier version: migrate it with `await upgrade_audit_tables(engine)` or a new revision of Alembic, "
+            f"or name another with SQLAuditConfig(trail=trail_table(...))."
+        )
+
+
+class TrailVersionError(CaptureError):
+    """A migration wants a version of the trail's schema that this release of sqlaudit doesn't know."""
+
+    def __init__(self, table: str, version: int, newest: int) -> None:
+        self.table = table
+        self.version = version
+        self.newest = newest
+        super().__init__(
+            f"There is no version {version} of the schema of the trail {table}: this release of sqlaudit knows 1 to "
+            f"{newest}, and 0 for none; install the release that the migration was made with, or a later one."
+        )
+
+
+class RetentionError(SQLAuditError, ValueError):
+    """What shall be purged from the trail wasn't said as it must be."""
+
+
+class TriggersMissingError(CaptureError):
+    """A table that triggers shall capture has none in the database: what was written would leave no trail."""
+
+    def __init__(self, tables: Iterable[str]) -> None:
+        self.tables = sorted(tables)
+        super().__init__(
+            f"The triggers of {', '.join(self.tables)} are not in the database; call create_audit_tables(engine) once, "
+            f"or migrate it, or track with capture=Capture.SESSION."
         )
 
 
@@ -226,3 +261,11 @@ class ReadOnlyError(SQLAuditError, TypeError):
             f"This {class_name} is a copy of the past, which can't be changed or added to a session; write the past "
             f"back with restore_resource(), or change the object of today."
         )
+
+
+class MissingExtraError(SQLAuditError, ImportError):
+    """A module was imported without the package that it is for."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        self.extra = extra
+        super().__init__(f"{module} needs {extra}, which isn't installed; install sqlaudit[{extra}].")

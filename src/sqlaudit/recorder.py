@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import logging
 import os
 import time
 import uuid
@@ -28,17 +29,25 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
 
+from sqlaudit.capture.committing import note
+from sqlaudit.capture.connections import is_missing_table
+from sqlaudit.capture.reuse import reusable
 from sqlaudit.capture.rows import RowChange
 from sqlaudit.config import SQLAuditConfig, UserIdCallback
-from sqlaudit.context import AuditContext, context_of, get_audit_context
+from sqlaudit.context import AuditContext, context_of, later_context
 from sqlaudit.exceptions import ActorCallbackError, ActorRequiredError, CaptureError, TrailMissingError
 from sqlaudit.tables import MAX_MYSQL_KEY
 from sqlaudit.types import UserIdType
 
-__all__ = ["record", "require_actor", "transaction_of"]
+__all__ = ["OWN_STATEMENT", "acting_context", "new_transaction_id", "record", "require_actor", "transaction_of"]
 
 
-_OWN: Final = {"sqlaudit": False}
+_logger: Final = logging.getLogger("sqlaudit.recorder")
+
+OWN_STATEMENT: Final = "_sqlaudit_own"
+"""The execution option of the INSERT of the trail."""
+
+_OWN: Final = {"sqlaudit": False, OWN_STATEMENT: True}
 """The trail leaves no trail."""
 
 _TRANSACTION_KEY: Final = "sqlaudit.transaction"
@@ -50,7 +59,12 @@ class AuditTransaction:
 
     root: weakref.ref[SessionTransaction]
     id: uuid.UUID
-    began_with: AuditContext
+    began_with: Callable[[], AuditContext]
+
+    def is_running(self) -> bool:
+        """Return whether it has neither been committed nor rolled back."""
+        root = self.root()
+        return root is not None and root.is_active
 
 
 def transaction_of(session: Session) -> AuditTransaction:
@@ -60,7 +74,7 @@ def transaction_of(session: Session) -> AuditTransaction:
     if known is None or root is None or known.root() is not root:
         if root is None:
             raise CaptureError("The session is in no transaction, so there is nothing that a change could be part of.")
-        known = AuditTransaction(weakref.ref(root), _uuid7(), get_audit_context())
+        known = AuditTransaction(weakref.ref(root), new_transaction_id(), later_context())
         session.info[_TRANSACTION_KEY] = known
     return known
 
@@ -89,7 +103,12 @@ def record(
             continue
         if context is None:
             context = acting_context(session, connection, config)
-        _write(connection, transaction_of(session).id, context, changes, config, options)
+        transaction_id = transaction_of(session).id
+        note(session, connection, transaction_id, config, options)
+        _write(connection, transaction_id, context, changes, config, options)
+        if _logger.isEnabledFor(logging.DEBUG):
+            extra = {"transaction_id": str(transaction_id), "changes": len(changes)}
+            _logger.debug("Recorded changes of transaction %s: %s.", transaction_id, len(changes), extra=extra)
 
 
 def _write(
@@ -133,7 +152,7 @@ def _write(
             parameters = {**shared, "changes": document}
             written += connection.execute(insert, parameters, execution_options={**options, **_OWN}).rowcount
     except DBAPIError as error:
-        if _is_missing_table(error, config.trail.name):
+        if is_missing_table(error, config.trail.name):
             raise TrailMissingError(config.trail.fullname) from error
         raise
     if 0 <= written < len(rows):
@@ -147,7 +166,7 @@ def _documents(rows: list[Any]) -> Iterator[str]:
     """Yield *rows* as JSON: in one document, unless it would be larger than servers take."""
     document = _encode(rows)
     try:
-        size = len(document.encode())
+        size = len(document) if document.isascii() else len(document.encode())
     except UnicodeEncodeError:
         # Half of a character, which some databases keep in a document.
         document = _encode_ascii(rows)
@@ -318,7 +337,7 @@ def _insert_into(trail: Table, dialect: str) -> Insert:
     rows = select(*values.values()).select_from(text(unpacking.rows)).order_by(literal_column(unpacking.place))
     if unpacking.condition is not None:
         rows = rows.where(text(unpacking.condition))
-    return trail.insert().from_select(list(values), rows, include_defaults=False)
+    return reusable(trail.insert().from_select(list(values), rows, include_defaults=False))
 
 
 def _clock(trail: Table, dialect: str) -> ColumnElement[Any]:
@@ -336,17 +355,7 @@ def _clock(trail: Table, dialect: str) -> ColumnElement[Any]:
     return func.max(bindparam("now", type_=trail.c.recorded_at.type), func.coalesce(last, ""))
 
 
-def _is_missing_table(error: DBAPIError, name: str) -> bool:
-    # PostgreSQL's SQLSTATE, MySQL's error number, SQLite's words.
-    original: Any = error.orig
-    return (
-        getattr(original, "sqlstate", None) == "42P01"
-        or getattr(original, "args", ())[:1] == (1146,)
-        or (str(original).startswith("no such table:") and str(original).endswith(name))
-    )
-
-
-def _uuid7() -> uuid.UUID:
+def new_transaction_id() -> uuid.UUID:
     """Return a UUID that grows with time (RFC 9562, section 5.7)."""
     milliseconds = time.time_ns() // 1_000_000
     random = int.from_bytes(os.urandom(10), "big")

@@ -1,4 +1,11 @@
-"""Where the trail is stored: one append-only Core table."""
+"""
+Where the trail is stored: one append-only Core table.
+
+Its schema only grows, so that a release writes to the trail of a later one, too: a later version
+of it has more columns, which may be NULL, and more indexes. What is told of an earlier version here
+stays as it is; what is new bears ``info={SINCE: version}``, and both `upgrade_audit_tables` and Alembic
+bring it into trails that there are.
+"""
 
 import datetime as dt
 from typing import Any, Final
@@ -55,6 +62,11 @@ MAX_MYSQL_KEY: Final = 660
 """Characters of a resource id: with the label, what an index of MariaDB and MySQL can hold."""
 
 
+def _uuid() -> Uuid[Any]:
+    # SQLAlchemy 2.1 has MariaDB's UUID, 2.0 hasn't: whoever goes from one to the other has the same table.
+    return Uuid().with_variant(Uuid(native_uuid=False), "mysql", "mariadb")
+
+
 def _json() -> JSON:
     document = JSON(none_as_null=True)
     return document.with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
@@ -82,6 +94,21 @@ audit_metadata: Final = MetaData()
 """The `MetaData` of the trail. Give it to Alembic: ``target_metadata = [Base.metadata, audit_metadata]``."""
 
 
+SINCE: Final = "sqlaudit_since"
+"""In the info of a part of the trail: which version of the schema brought it, if not the first."""
+
+
+def since(part: Column[Any] | Index) -> int:
+    """Return the version of the trail's schema that brought a column or an index of it."""
+    version: int = part.info.get(SINCE, 1)
+    return version
+
+
+def newest_version() -> int:
+    """Return the version of the trail's schema that this release writes."""
+    return max(since(part) for part in _parts("any"))
+
+
 def trail_table(name: str = "sqlaudit_change", *, schema: str | None = None, metadata: MetaData | None = None) -> Table:
     """
     Return a table that holds a trail, for ``SQLAuditConfig(trail=...)``: one row per change.
@@ -96,9 +123,25 @@ def trail_table(name: str = "sqlaudit_change", *, schema: str | None = None, met
     Raises:
         sqlalchemy.exc.InvalidRequestError: *metadata* has another table of that name.
     """
+    return trail_of_version(newest_version(), name, schema, MetaData() if metadata is None else metadata)
+
+
+def trail_of_version(version: int, name: str, schema: str | None, metadata: MetaData) -> Table:
+    """Return a trail's table as *version* of its schema had it."""
     return Table(
         name,
-        MetaData() if metadata is None else metadata,
+        metadata,
+        *(part for part in _parts(name) if since(part) <= version),
+        schema=schema,
+        comment="the audit trail, append-only; written by sqlaudit",
+        # An id that was once given is never given again.
+        sqlite_autoincrement=True,
+    )
+
+
+def _parts(name: str) -> list[Column[Any] | Index]:
+    """Return the columns and indexes of the trail *name*; those of a later version at the end of theirs."""
+    return [
         Column(
             "id",
             BigInteger().with_variant(Integer, "sqlite"),
@@ -106,7 +149,7 @@ def trail_table(name: str = "sqlaudit_change", *, schema: str | None = None, met
             primary_key=True,
             comment="grows in the order of time; for one resource, the order in which it was changed",
         ),
-        Column("transaction_id", Uuid, nullable=False, comment="the same for all changes of one transaction"),
+        Column("transaction_id", _uuid(), nullable=False, comment="the same for all changes of one transaction"),
         Column("recorded_at", UTCDateTime, nullable=False, comment="the database's clock at the statement, UTC"),
         Column("operation", String(8), nullable=False, comment="insert, update, delete or baseline"),
         Column("resource_type", _text(100, mysql_length=100), nullable=False, comment="the label of the changed table"),
@@ -129,11 +172,7 @@ def trail_table(name: str = "sqlaudit_change", *, schema: str | None = None, met
         Index(f"{name}_time", "recorded_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}).ddl_if(
             dialect="postgresql"
         ),
-        schema=schema,
-        comment="the audit trail, append-only; written by sqlaudit",
-        # An id that was once given is never given again.
-        sqlite_autoincrement=True,
-    )
+    ]
 
 
 change_table: Final = trail_table(metadata=audit_metadata)
@@ -141,5 +180,6 @@ change_table: Final = trail_table(metadata=audit_metadata)
 
 
 def is_trail(table: object) -> bool:
-    """Return whether *table* has the columns of a trail."""
-    return isinstance(table, Table) and table.columns.keys() == change_table.columns.keys()
+    """Return whether *table* has the columns of a trail, of any version."""
+    first = {column.key for column in change_table.columns if since(column) == 1}
+    return isinstance(table, Table) and first <= {*table.columns.keys()}

@@ -12,6 +12,7 @@ from sqlalchemy.types import NullType
 
 from sqlaudit.codec import is_supported
 from sqlaudit.exceptions import TrackingError, UnknownFieldError, UnsupportedTypeError
+from sqlaudit.types import Capture
 
 __all__ = ["Declaration", "Tracking", "declaration_of", "tracked_tables", "tracking_of"]
 
@@ -20,6 +21,7 @@ _CLASS_ATTRIBUTE: Final = "__sqlaudit_declaration__"
 
 _tracked: WeakSet[Table] = WeakSet()
 _unresolved: WeakSet[Mapper[Any]] = WeakSet()
+_declared = 0
 _mappers: WeakKeyDictionary[Table, WeakSet[Mapper[Any]]] = WeakKeyDictionary()
 
 MAX_LABEL_LENGTH: Final = 100
@@ -41,6 +43,7 @@ class Declaration:
     renamed_fields: tuple[tuple[str, str], ...] = ()
     """The key under which old changes hold a field, and the attribute that it is now."""
     former_labels: tuple[str, ...] = ()
+    capture: Capture | None = None
 
     @classmethod
     def checked(
@@ -54,6 +57,7 @@ class Declaration:
         user_id_field: str | None,
         renamed_fields: Mapping[str, str],
         former_labels: Collection[str],
+        capture: Capture | None,
     ) -> "Declaration":
         """
         Return the declaration of these arguments.
@@ -83,6 +87,8 @@ class Declaration:
                 f"exclude_fields and tracked_fields or masked_fields both name "
                 f"{', '.join(map(repr, sorted(contradiction)))}; leave it out of one of them."
             )
+        if capture is not None and not isinstance(capture, Capture):
+            raise TrackingError(f"capture is {capture!r}; expected a Capture, or None for what the configuration says.")
         former = _names("former_labels", former_labels)
         if table_label in former:
             raise TrackingError(f"former_labels names {table_label!r}, the label of today; leave it out.")
@@ -95,6 +101,7 @@ class Declaration:
             user_id_field=user_id_field,
             renamed_fields=_renamed(renamed_fields),
             former_labels=former,
+            capture=capture,
         )
 
 
@@ -131,6 +138,8 @@ class Tracking:
     renamed: Mapping[str, str] = field(default_factory=dict)
     """The column of today by the key that it had in older changes."""
     former_labels: tuple[str, ...] = ()
+    capture: Capture | None = None
+    """None: what the configuration says."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -212,7 +221,14 @@ def declaration_of(cls: type) -> Declaration | None:
 
 def await_configuration(mapper: Mapper[Any]) -> None:
     """Remember that *mapper* has a declaration that isn't resolved yet."""
+    global _declared
     _unresolved.add(mapper)
+    _declared += 1
+
+
+def declared_so_far() -> int:
+    """Return how often something was declared: what is known of all tracked tables holds while it stays the same."""
+    return _declared
 
 
 def resolve_all() -> None:
@@ -289,6 +305,7 @@ class _Chosen:
     user_key: tuple[Column[Any], ...]
     renamed: tuple[tuple[str, Column[Any]], ...]
     """Keys of older changes, and the columns that they are now."""
+    capture: Capture | None
 
 
 def _attribute_columns(mapper: Mapper[Any]) -> _Fields:
@@ -346,7 +363,9 @@ def _choose(declaration: Declaration, fields: _Fields, owner: str) -> _Chosen:
             raise UnknownFieldError(owner, argument, unknown, fields)
         return frozenset(column for name in names for column in fields[name])
 
-    named = fields if declaration.tracked_fields is None else declaration.tracked_fields
+    named: Collection[str] | None = declaration.tracked_fields
+    if named is None:
+        named = [name for name, columns in fields.items() if not any(map(_is_sentinel, columns))]
     excluded = columns_of("exclude_fields", declaration.exclude_fields)
     masked = columns_of("masked_fields", declaration.masked_fields)
     resource_id_field, user_id_field = declaration.resource_id_field, declaration.user_id_field
@@ -361,7 +380,13 @@ def _choose(declaration: Declaration, fields: _Fields, owner: str) -> _Chosen:
         resource_key=fields[resource_id_field] if resource_id_field is not None else (),
         user_key=fields[user_id_field] if user_id_field is not None else (),
         renamed=renamed,
+        capture=declaration.capture,
     )
+
+
+def _is_sentinel(column: Column[Any]) -> bool:
+    """Return whether *column* holds the counter of ``insert_sentinel()``, and nothing of the application's."""
+    return column.default is not None and column.default.is_sentinel
 
 
 def _present(declaration: Declaration, fields: _Fields, owner: str) -> tuple[tuple[str, str], ...]:
@@ -424,9 +449,12 @@ def _resolve(table: Table, label: str, chosen: _Chosen, former_labels: tuple[str
         links=() if earlier is None else earlier.links,
         renamed=renamed,
         former_labels=former_labels,
+        capture=chosen.capture if earlier is None or chosen.capture is not None else earlier.capture,
     )
     _refuse_taken_label(table, tracking)
+    global _declared
     _tracked.add(table)
+    _declared += 1
     table.info[_TABLE_KEY] = tracking
 
 

@@ -4,13 +4,14 @@ import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
-from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, final, runtime_checkable
+from enum import Enum, StrEnum
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, runtime_checkable
 
 from sqlalchemy import Table
 
 __all__ = [
     "MASKED",
+    "Capture",
     "Change",
     "ChangeFilters",
     "ChangeGroup",
@@ -49,6 +50,7 @@ SortField: TypeAlias = Literal["timestamp", "resource_id", "changed_by", "operat
 """What retrieval can sort by. Changes that are equal in it come in the order of time."""
 
 SortDirection: TypeAlias = Literal["asc", "desc"]
+"""Oldest or smallest first, or last."""
 
 
 class Operation(StrEnum):
@@ -61,23 +63,35 @@ class Operation(StrEnum):
     """The row existed before auditing began; this is its state then."""
 
 
-@final
-class Masked:
-    """The type of `MASKED`."""
+class Capture(StrEnum):
+    """How the writes to a table are noticed."""
 
-    __slots__ = ()
+    SESSION = "session"
+    """By the session that makes them: no trigger in the database."""
+    TRIGGERS = "triggers"
+    """By triggers, whoever makes them: raw SQL, other programs, cascades and triggers of the database, too."""
+    BOTH = "both"
+    """
+    What passes through a hooked session is recorded by it, the rest by triggers:
+    each change once. To move a live table from one to the other.
+    """
+
+
+class Masked(Enum):
+    """The type of `MASKED`: an `Enum` of one, so that Pydantic and its like can serialize it."""
+
+    MASKED = "<masked>"
 
     def __repr__(self) -> str:
         return "<masked>"
 
+    __str__ = __repr__
+
     def __bool__(self) -> bool:
         return False
 
-    def __reduce__(self) -> str:
-        return "MASKED"
 
-
-MASKED: Final = Masked()
+MASKED: Final[Masked] = Masked.MASKED
 """Stands in a field change for a value that was withheld from the trail."""
 
 

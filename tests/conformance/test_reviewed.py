@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, configure_mappers, mapped_co
 
 from conformance_setup import Maker, changes_of, read_rows, save, start_audit, stored_changes, story_of
 from sqlaudit import track_table
-from sqlaudit.capture.refusals import find_text_dml
+from sqlaudit.capture.refusals import refusal_of, tables_in_text
 from sqlaudit.exceptions import CaptureError, UncapturedStatementError
 
 
@@ -226,7 +226,7 @@ async def test_what_sqlite_keeps_otherwise_is_told_or_refused(maker: Maker) -> N
 )
 def test_text_is_read_with_its_quotes(sql: str) -> None:
     """A quote within a name, an escaped or dollar-quoted string doesn't hide what follows."""
-    assert isinstance(find_text_dml(sql, "postgresql"), UncapturedStatementError)
+    assert isinstance(refusal_of(tables_in_text(sql, "postgresql")), UncapturedStatementError)
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)

@@ -27,9 +27,11 @@ from sqlaudit import (
     set_config,
     track_table,
     trail_table,
+    upgrade_audit_tables,
 )
 from sqlaudit.exceptions import ConfigurationError, TrailMissingError, TrailOutdatedError
 from sqlaudit.tables import change_table
+from trail_releases import release_next
 
 
 class Base(DeclarativeBase):
@@ -457,6 +459,27 @@ async def test_tenants_by_a_map_of_the_session_have_their_own_trails(tenants: tu
             await session.connection(execution_options={"schema_translate_map": {None: tenant}})
             assert (await retrieved(session))[0] == ("insert", 1, None, tenant)
             assert len(await retrieved(session)) == len(story)
+
+
+async def test_each_tenants_trail_is_checked_and_upgraded(
+    tenants: tuple[AsyncEngine, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checking and upgrading go where a schema_translate_map leads; a tenant's trail doesn't stand for another's."""
+    engine, names = tenants
+    first, second, _ = (engine.execution_options(schema_translate_map={None: name}) for name in names)
+    await create_audit_tables(first)
+    await check_audit_tables(first)
+    with pytest.raises(TrailMissingError):
+        await check_audit_tables(second)
+    await create_audit_tables(second)
+    release_next(monkeypatch)
+    config = SQLAuditConfig(trail=trail_table())
+
+    await upgrade_audit_tables(first, config=config)
+
+    await check_audit_tables(first, config=config)
+    with pytest.raises(TrailOutdatedError):
+        await check_audit_tables(second, config=config)
 
 
 async def test_one_trail_for_all_tenants(tenants: tuple[AsyncEngine, list[str]]) -> None:

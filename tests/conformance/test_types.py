@@ -9,7 +9,9 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from conformance_setup import Maker
+from conformance_setup import Maker, capture_of_tests
+from sqlaudit import Capture
+from sqlaudit.exceptions import TrackingError
 from type_cases import CASES, CONTRIB, ONCE_WRONG, TypeCase
 from type_lives import MOMENTS, Subject, audited, check, lives_of_edges
 
@@ -29,8 +31,14 @@ def _groups() -> list[Any]:
     ]
 
 
+WITHOUT_TRIGGERS = {"sqlite.DATE"}
+"""What triggers refuse to record, because Python alone knows the format."""
+
+
 @pytest.fixture(name="subject")
 async def _subject(maker: Maker, cases: Sequence[TypeCase]) -> Subject:
+    if capture_of_tests() is Capture.TRIGGERS:
+        cases = [case for case in cases if case.name not in WITHOUT_TRIGGERS]
     return await audited(cases, maker)
 
 
@@ -38,6 +46,16 @@ async def _subject(maker: Maker, cases: Sequence[TypeCase]) -> Subject:
 async def test_the_edges_of_every_type_are_told_as_they_read(subject: Subject) -> None:
     """NULL, empty, extreme and non-ASCII values of a type are told as they read back, however they are written."""
     await check(subject, lives_of_edges(subject.cases))
+
+
+@pytest.mark.session_capture
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("case", [case for case in CASES["own of sqlite"] if case.name in WITHOUT_TRIGGERS], ids=repr)
+async def test_what_triggers_cannot_write_is_refused(case: TypeCase, maker: Maker, monkeypatch: Any) -> None:
+    """A type whose values only Python can write in the trail is refused when its triggers would be made."""
+    monkeypatch.setenv("SQLAUDIT_TEST_CAPTURE", Capture.TRIGGERS)
+    with pytest.raises(TrackingError, match=r"thing\.c0 .*capture=Capture\.SESSION"):
+        await audited([case], maker)
 
 
 _settings = settings(

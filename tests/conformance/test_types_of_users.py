@@ -167,6 +167,7 @@ async def test_ciphertexts_of_statements_are_those_of_their_rows(maker: Maker, t
     await _assert_nowhere(maker, "hush-hush")
 
 
+@pytest.mark.session_capture
 @pytest.mark.parametrize("type_", SEALED)
 async def test_the_same_plaintext_encrypted_anew_is_no_change(maker: Maker, type_: Any) -> None:
     """A column that is written with the plaintext that it has tells nothing, though its ciphertext is another."""
@@ -332,6 +333,7 @@ class Geometry(sa.types.UserDefinedType[Place]):
         return Place(*stored)
 
 
+@pytest.mark.session_capture
 @pytest.mark.parametrize("in_memory", [True, False], ids=["in memory", "expired"])
 async def test_types_with_hooks_of_their_own_are_told(maker: Maker, in_memory: bool) -> None:
     """A pickled column and one whose values the database converts are stored as their types' hooks say."""

@@ -85,6 +85,7 @@ async def test_values_that_sqlalchemy_takes_for_equal_are_told_only_if_they_are_
     assert ("value" in old, "value" in new) == (is_sent, is_sent)
 
 
+@pytest.mark.session_capture
 @pytest.mark.parametrize("database", ["mariadb"], indirect=True)  # the one that alters silently, if it is told to
 @pytest.mark.parametrize(
     ("type_", "given"),

@@ -290,6 +290,7 @@ class Entry(Mutual):
     widget: Mapped[Widget | None] = relationship(foreign_keys=widget_id)
 
 
+@pytest.mark.session_capture
 async def test_post_update_is_told(maker: Maker) -> None:
     """Rows that point at each other, whose keys are set by an UPDATE of their own, are told as each flush left them."""
     await start_audit(maker, Mutual)
@@ -317,6 +318,7 @@ async def test_post_update_is_told(maker: Maker) -> None:
     assert len(await truth_of(maker, Widget)) == 5
 
 
+@pytest.mark.session_capture
 @pytest.mark.parametrize("expired", [False, True])
 async def test_post_update_before_a_delete_is_told(maker: Maker, expired: bool) -> None:
     """The delete of a row, whose key was set to NULL by an UPDATE before, tells the row as the flush found it."""
@@ -503,6 +505,7 @@ async def test_ordering_lists_tell_the_positions(maker: Maker) -> None:
     assert len(await story_of(maker, Slide)) == 5
 
 
+@pytest.mark.session_capture
 async def test_trees_of_expired_rows_tell_their_old_values_with_one_select(maker: Maker, engine: AsyncEngine) -> None:
     """The old values of several levels of a tree, which a flush writes level by level, are read at once."""
 

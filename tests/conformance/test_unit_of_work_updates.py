@@ -702,6 +702,7 @@ async def test_old_values_are_what_the_database_held_at_the_update(maker: Maker)
     ]
 
 
+@pytest.mark.session_capture
 async def test_stale_objects_in_memory_tell_what_the_database_held(maker: Maker) -> None:
     """With lock_rows, an object that another transaction has outdated is told with what its row held."""
     await start_audit(maker, Base)
@@ -723,6 +724,7 @@ async def test_stale_objects_in_memory_tell_what_the_database_held(maker: Maker)
     ]
 
 
+@pytest.mark.session_capture
 async def test_rows_that_were_deleted_by_others_are_not_deleted_twice(maker: Maker) -> None:
     """With lock_rows, a DELETE that finds some of its rows gone tells those that it found."""
     await start_audit(maker, Base)

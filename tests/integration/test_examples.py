@@ -1,11 +1,9 @@
 """The examples are programs that run, and print what happened."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from programs import EXAMPLES, printed_by
 
 
 def test_the_quickstart_prints_who_changed_what_from_what_to_what_and_why(tmp_path: Path) -> None:
@@ -64,21 +62,3 @@ def test_the_example_of_sqlaudit_imports_what_sqlaudit_has() -> None:
         ("sqlaudit.hooks", "register_hooks"),
         ("sqlaudit.retrieval", "get_resource_changes"),
     ]
-
-
-def printed_by(program: Path, folder: Path, *, times: bool = True) -> list[str]:
-    """Run *program* without warnings in an empty folder; return its lines, with each time as ``(time)`` if *times*."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(program)],
-        cwd=folder,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
-    assert not list(folder.iterdir()), "It leaves files behind."
-    output = done.stdout
-    if times:
-        output = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+\+00:00| EES?T)", "(time)", output)
-    return output.splitlines()

@@ -19,6 +19,7 @@ from sqlaudit import (
     MASKED,
     AuditContext,
     Change,
+    ChangeSubscription,
     FieldChange,
     FieldDiff,
     OldNew,
@@ -39,6 +40,8 @@ from sqlaudit import (
     create_baseline_sync,
     diff_resource,
     diff_resource_sync,
+    drain_changes,
+    drain_changes_sync,
     get_audit_context,
     get_changes,
     get_changes_sync,
@@ -52,6 +55,7 @@ from sqlaudit import (
     has_config,
     load_as_of,
     load_as_of_sync,
+    on_change,
     register_hooks,
     restore_resource,
     restore_resource_sync,
@@ -65,6 +69,7 @@ from sqlaudit import (
     undo_transaction,
     undo_transaction_sync,
 )
+from sqlaudit.testing import Recording, assert_changed, assert_unchanged, recorded_changes
 from sqlaudit.types import Masked
 
 
@@ -401,3 +406,60 @@ def misspelt_questions_about_the_past_are_rejected(session: AsyncSession, plain:
     restore_resource_sync(Customer, 1, at=1)  # type: ignore[call-arg]
     undo_transaction_sync("1", session=plain)  # type: ignore[arg-type]
     track_table(renamed_fields=["a"])  # type: ignore[arg-type]
+
+
+# --- hearing of changes ----------------------------------------------------------------------------------------------
+
+
+async def subscriptions_are_typed(table: Table) -> None:
+    """A callback of one change subscribes; as a decorator, on_change() preserves the function."""
+
+    def plain(change: Change) -> None: ...
+
+    async def waiting(change: Change) -> int:
+        return change.change_id
+
+    assert_type(on_change(plain), ChangeSubscription)
+    assert_type(on_change(waiting, Customer, table), ChangeSubscription)
+    assert_type(await on_change(Customer)(waiting)(get_changes_sync()[0]), int)
+    assert_type(await on_change()(waiting)(get_changes_sync()[0]), int)
+    with on_change(lambda change: change.fields) as subscription:
+        subscription.remove()
+    assert_type(await drain_changes(), None)
+    assert_type(drain_changes_sync(timeout=1.5), bool)
+
+
+def impossible_subscriptions_are_rejected() -> None:
+    """Callbacks of anything but a change, and models that are none, are errors."""
+
+    def of_nothing() -> None: ...
+
+    def of_text(change: str) -> None: ...
+
+    on_change(of_nothing)  # type: ignore[arg-type]
+    on_change(of_text)  # type: ignore[arg-type]
+    on_change(print, "Customer")  # type: ignore[call-overload]
+
+
+# --- testing ---------------------------------------------------------------------------------------------------------
+
+
+async def recorded_changes_are_typed(session: AsyncSession, plain: Session, customer: Customer) -> None:
+    """An AsyncSession's block is entered with ``async with``, a Session's with ``with``; both give a list."""
+    async with recorded_changes(session) as changes:
+        assert_type(changes, list[Change])
+    with recorded_changes(plain) as changes:
+        assert_type(changes, list[Change])
+    assert_type(assert_changed(changes, customer, name=("a", ...), by=None), Change)
+    assert_type(assert_changed(changes, (Customer, 1), operation="delete", fields={"by": (1, 2)}), Change)
+    assert_unchanged(changes, Customer, "name")
+    recording = Recording(session)
+    assert_type(await recording.changes(), list[Change])
+    assert_type(recording.changes_sync(), list[Change])
+
+
+def impossible_assertions_are_rejected(plain: Session, engine: Engine) -> None:
+    """What isn't a session has no changes, and what is expected of a field is a pair."""
+    recorded_changes(engine)  # type: ignore[call-overload]
+    assert_changed([], Customer, name="b")  # type: ignore[arg-type]
+    assert_unchanged([], Customer, name=("a", "b"))  # type: ignore[call-arg]

@@ -21,10 +21,12 @@ from sqlaudit import (
     audit_context,
     bind_audit_context,
     clear_audit_context,
+    export_audit_context,
     get_audit_context,
+    import_audit_context,
     set_audit_context,
 )
-from sqlaudit.context import MAX_FACTS_BYTES, NOBODY, context_of
+from sqlaudit.context import MAX_FACTS_BYTES, context_of, later_context
 from sqlaudit.exceptions import ContextError
 
 
@@ -439,7 +441,7 @@ def test_what_is_bound_to_a_session_goes_before_the_contextvar() -> None:
     bind_audit_context(session, user_id=1, a=1)
 
     with audit_context(user_id=2, reason="why", a=2, b=2):
-        context = context_of(session, NOBODY)
+        context = context_of(session)
 
     assert context == AuditContext(user_id=1, reason="why", facts={"a": 1, "b": 2})
 
@@ -452,7 +454,7 @@ def test_binding_again_without_arguments_ends_the_binding() -> None:
     bind_audit_context(session)
 
     with audit_context(user_id=2):
-        assert context_of(session, NOBODY).user_id == 2
+        assert context_of(session).user_id == 2
 
 
 def test_another_session_is_not_bound() -> None:
@@ -461,7 +463,7 @@ def test_another_session_is_not_bound() -> None:
 
     bind_audit_context(session, user_id=1)
 
-    assert context_of(other, NOBODY).user_id is None
+    assert context_of(other).user_id is None
 
 
 def test_what_is_bound_to_an_async_session_holds_for_the_one_under_it() -> None:
@@ -470,12 +472,14 @@ def test_what_is_bound_to_an_async_session_holds_for_the_one_under_it() -> None:
 
     bind_audit_context(session, user_id=1)
 
-    assert context_of(session.sync_session, NOBODY).user_id == 1
+    assert context_of(session.sync_session).user_id == 1
 
 
 def test_who_began_the_transaction_acts_when_nobody_else_is_known() -> None:
     """The context at the beginning of the transaction is asked only where the present one names no user."""
-    session, began_with = Session(), AuditContext(user_id=1, reason="began")
+    session = Session()
+    with audit_context(user_id=1, reason="began"):
+        began_with = later_context()
 
     nobody = context_of(session, began_with)
     with audit_context(user_id=2):
@@ -492,4 +496,46 @@ def test_a_bad_context_is_not_bound() -> None:
     with pytest.raises(ContextError):
         bind_audit_context(session, user_id="")
 
-    assert context_of(session, NOBODY) == AuditContext()
+    assert context_of(session) == AuditContext()
+
+
+# --- to another process ----------------------------------------------------------------------------------------------
+
+
+def test_a_context_travels_as_json() -> None:
+    """What is exported is JSON, and gives the same context elsewhere; a UUID becomes its text, as in the trail."""
+    id_ = uuid.uuid4()
+    with audit_context(user_id=id_, reason="why", impersonated_by=7, ticket="T-1", tags=["a"]):
+        message = json.dumps(export_audit_context())
+
+    with import_audit_context(json.loads(message), job_id="j-1") as context:
+        assert get_audit_context() is context
+
+    assert context == AuditContext(
+        user_id=str(id_), reason="why", impersonated_by=7, facts={"ticket": "T-1", "tags": ["a"], "job_id": "j-1"}
+    )
+    assert get_audit_context() == AuditContext()
+
+
+def test_nothing_travels_as_an_empty_dict() -> None:
+    """Where nothing is known, nothing is exported, and importing it leaves the context around as it is."""
+    assert export_audit_context() == {}
+
+    with audit_context(user_id=1), import_audit_context({}) as context:
+        assert context == AuditContext(user_id=1)
+
+
+@pytest.mark.parametrize(
+    "exported",
+    [None, "x", [], {"facts": "x"}, {"user_id": 1.5}, {"reason": 1}, {"facts": {"a": "x" * MAX_FACTS_BYTES}}],
+)
+def test_what_was_not_exported_is_refused(exported: Any) -> None:
+    """A context that can't be believed isn't left out: nobody would know who acted."""
+    with pytest.raises(ContextError):
+        import_audit_context(exported)
+
+
+def test_a_fact_that_came_with_a_job_sets_no_user() -> None:
+    """Who acts is said in one place, whatever the facts are called."""
+    with import_audit_context({"user_id": 1, "facts": {"user_id": 2, "reason": "x"}}) as context:
+        assert (context.user_id, context.reason) == (1, None)

@@ -7,6 +7,7 @@ from types import ModuleType
 import pytest
 
 import sqlaudit
+from sqlaudit.exceptions import MissingExtraError
 
 PUBLIC_MODULES = sorted(
     found.name
@@ -61,7 +62,7 @@ def test_the_modules_of_sqlaudit_are_there() -> None:
 @pytest.mark.parametrize("name", PUBLIC_MODULES)
 def test_a_public_module_has_a_docstring(name: str) -> None:
     """Every public module says what it answers."""
-    module = importlib.import_module(name)
+    module = import_with_extra(name)
 
     assert module.__doc__
 
@@ -69,7 +70,7 @@ def test_a_public_module_has_a_docstring(name: str) -> None:
 @pytest.mark.parametrize("name", PUBLIC_MODULES)
 def test_a_public_module_says_what_it_exports(name: str) -> None:
     """Every public module has an `__all__` of names that it has."""
-    module = importlib.import_module(name)
+    module = import_with_extra(name)
 
     exported = module.__all__
 
@@ -79,7 +80,16 @@ def test_a_public_module_says_what_it_exports(name: str) -> None:
 @pytest.mark.parametrize("name", sqlaudit.__all__)
 def test_an_everyday_name_is_exported_by_its_module_too(name: str) -> None:
     """A name that the package re-exports is a promise of the module that it comes from."""
-    homes = [module for module in PUBLIC_MODULES if name in getattr(importlib.import_module(module), "__all__", ())]
+    inside = [module for module in PUBLIC_MODULES if not module.startswith("sqlaudit.integrations.")]
+    homes = [module for module in inside if name in getattr(importlib.import_module(module), "__all__", ())]
 
     assert len(homes) == 1
     assert getattr(importlib.import_module(homes[0]), name) is getattr(sqlaudit, name)
+
+
+def import_with_extra(name: str) -> ModuleType:
+    """Return the module; the test is skipped, which CI refuses, where the package is missing that it integrates."""
+    try:
+        return importlib.import_module(name)
+    except MissingExtraError as missing:
+        pytest.skip(str(missing))

@@ -6,6 +6,7 @@ import pickle
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import StaticPool
@@ -89,7 +90,14 @@ def test_a_masked_value_is_false_and_says_what_it_is() -> None:
 
     assert isinstance(mark, Masked)
     assert not mark
-    assert repr(mark) == "<masked>"
+    assert repr(mark) == str(mark) == "<masked>"
+
+
+def test_a_masked_value_can_be_sent_as_json() -> None:
+    """Histories with withheld values can be the answer of a FastAPI endpoint as they are."""
+    sent = TypeAdapter(Any).dump_json([MASKED])
+
+    assert sent == b'["<masked>"]'
 
 
 def test_an_operation_is_its_word() -> None:

@@ -7,11 +7,12 @@ of its columns change.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import ColumnElement, Connection, ForeignKeyConstraint, FromClause, Table, select
 
+from sqlaudit.capture.division import ACTIONS, tracking_in_session
 from sqlaudit.capture.rows import (
     ROWS_PER_SELECT,
     AuditedTable,
@@ -24,7 +25,7 @@ from sqlaudit.capture.rows import (
     select_images,
 )
 from sqlaudit.exceptions import UncapturedStatementError
-from sqlaudit.tracking import all_tracked, tracking_of
+from sqlaudit.tracking import all_tracked
 from sqlaudit.types import Operation
 
 __all__ = ["CascadedRows", "has_dependents", "read_cascaded"]
@@ -33,8 +34,6 @@ __all__ = ["CascadedRows", "has_dependents", "read_cascaded"]
 Effect: TypeAlias = frozenset[str] | None
 
 _dependents: WeakKeyDictionary[Table, dict[Effect, tuple[tuple[int, int], bool]]] = WeakKeyDictionary()
-
-_ACTIONS: Final = ("CASCADE", "SET NULL", "SET DEFAULT")
 
 
 @dataclass(slots=True, eq=False)
@@ -113,7 +112,7 @@ def _follow(
 ) -> None:
     """Read the rows whose *foreign_key* is among *referred*, and in turn what refers to them."""
     table, effect_here = foreign_key.table, _effect_of(foreign_key, effect)
-    tracking = tracking_of(table)
+    tracking = tracking_in_session(table)
     if tracking is not None and table not in found.tables:
         found.tables[table] = audited_table(table, tracking, connection.dialect)
     further = [each for each in _acting(table, effect_here) if _reaches_tracked(each, effect_here, frozenset())]
@@ -158,7 +157,7 @@ def _acting(table: Table, effect: Effect) -> Iterator[ForeignKeyConstraint]:
     for other in table.metadata.tables.values():
         for foreign_key in other.foreign_key_constraints:
             action = foreign_key.ondelete if effect is None else foreign_key.onupdate
-            if action is None or action.upper() not in _ACTIONS or foreign_key.referred_table is not table:
+            if action is None or action.upper() not in ACTIONS or foreign_key.referred_table is not table:
                 continue
             if effect is None or any(element.column.key in effect for element in foreign_key.elements):
                 yield foreign_key
@@ -173,7 +172,7 @@ def _effect_of(foreign_key: ForeignKeyConstraint, effect: Effect) -> Effect:
 
 def _reaches_tracked(foreign_key: ForeignKeyConstraint, effect: Effect, seen: frozenset[Table]) -> bool:
     table, effect_here = foreign_key.table, _effect_of(foreign_key, effect)
-    if tracking_of(table) is not None:
+    if tracking_in_session(table) is not None:
         return True
     if table in seen:
         return False

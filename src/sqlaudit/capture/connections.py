@@ -7,7 +7,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sqlaudit.exceptions import CaptureError
 
-__all__ = ["as_sqlalchemy_raises", "refuse_autocommit"]
+__all__ = ["as_sqlalchemy_raises", "is_missing_table", "refuse_autocommit"]
 
 
 def refuse_autocommit(connection: Connection) -> None:
@@ -43,3 +43,14 @@ def as_sqlalchemy_raises(connection: Connection, error: Exception) -> Exception:
     except Exception:  # noqa: BLE001 (another driver, or no error of the database's)
         return error
     return error
+
+
+def is_missing_table(error: DBAPIError, name: str) -> bool:
+    """Return whether a statement failed because a table isn't there."""
+    # PostgreSQL's SQLSTATE, MySQL's error number, SQLite's words.
+    original: Any = error.orig
+    return (
+        getattr(original, "sqlstate", None) == "42P01"
+        or getattr(original, "args", ())[:1] == (1146,)
+        or (str(original).startswith("no such table:") and str(original).endswith(name))
+    )

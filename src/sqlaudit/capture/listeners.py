@@ -5,11 +5,14 @@ They are functions of this module, without state: registering one twice is
 registering it once. What they know between two events is on ``Session.info``.
 """
 
+import logging
 import warnings
 import weakref
+from collections.abc import Iterable
 from typing import Any, Final
 
-from sqlalchemy import CompoundSelect, Connection, Engine, Select, StatementLambdaElement, Values, event
+from sqlalchemy import CompoundSelect, Connection, Engine, Select, StatementLambdaElement, Table, Values, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import (
     FromStatement,
     InstanceState,
@@ -19,11 +22,25 @@ from sqlalchemy.orm import (
     SessionTransaction,
     UOWTransaction,
 )
+from sqlalchemy.sql import visitors
 from sqlalchemy.sql.dml import Delete, Update, UpdateBase
 
-from sqlaudit.capture.connections import refuse_autocommit
-from sqlaudit.capture.refusals import find_hidden_dml, find_text_dml
+from sqlaudit.capture.committing import deliver_left, deliver_written, forget_left, mark_committed, note
+from sqlaudit.capture.connections import is_missing_table, refuse_autocommit
+from sqlaudit.capture.division import labels_by_session, leading_to_triggers
+from sqlaudit.capture.publishing import (
+    PUBLISHED,
+    doubt,
+    end_publication,
+    end_savepoint,
+    forget,
+    publish,
+    withdraw_from_driver,
+    withdraw_stale,
+)
+from sqlaudit.capture.refusals import refusal_of, tables_in_expressions, tables_in_text
 from sqlaudit.capture.statements import Pending, is_bulk, places_in, read_before, tell, written_table
+from sqlaudit.capture.triggers.installing import refuse_missing_triggers
 from sqlaudit.capture.unit_of_work import (
     Flush,
     begin_flush,
@@ -35,12 +52,12 @@ from sqlaudit.capture.unit_of_work import (
     take_old_images,
 )
 from sqlaudit.config import SQLAuditConfig, get_config
-from sqlaudit.exceptions import CaptureError, UncapturedStatementError, UncapturedStatementWarning
-from sqlaudit.recorder import record, require_actor, transaction_of
+from sqlaudit.exceptions import ActorRequiredError, CaptureError, UncapturedStatementError, UncapturedStatementWarning
+from sqlaudit.recorder import OWN_STATEMENT, acting_context, record, require_actor, transaction_of
 from sqlaudit.tracking import label_of, mappers_of, resolve_all
 from sqlaudit.types import Operation
 
-__all__ = ["CONFIG_ATTRIBUTE", "SESSION_LISTENERS", "after_flush", "watch"]
+__all__ = ["CONFIG_ATTRIBUTE", "SESSION_LISTENERS", "after_flush", "attend_engine", "watch"]
 
 
 CONFIG_ATTRIBUTE: Final = "__sqlaudit_config__"
@@ -48,6 +65,8 @@ CONFIG_ATTRIBUTE: Final = "__sqlaudit_config__"
 
 OPT_OUT_OPTION: Final = "sqlaudit"
 """The execution option that, when False, leaves a statement out of the trail."""
+
+_logger: Final = logging.getLogger("sqlaudit.capture")
 
 _attended: weakref.WeakSet[Engine] = weakref.WeakSet()
 """The engines that have these listeners: asked for in every transaction."""
@@ -129,13 +148,34 @@ def after_soft_rollback(session: Session, previous: SessionTransaction) -> None:
         del session.info[_BROKEN_KEY]
 
 
+def after_commit(session: Session) -> None:
+    """Runs when a transaction was committed, or a savepoint released."""
+    if not session.in_nested_transaction():
+        mark_committed(session)
+
+
+def after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
+    """Runs when a transaction, a savepoint or a flush is over, and has given its connections back."""
+    if transaction.parent is None:
+        deliver_written(session)
+
+
 def do_orm_execute(state: ORMExecuteState) -> None:
     """Runs before a session executes a statement: says whose it is, on a connection that sessions may share."""
     if state.is_insert or state.is_update or state.is_delete:
         state.update_execution_options(**{_SESSION_OPTION: weakref.ref(state.session), _STATEMENT_OPTION: True})
 
 
-SESSION_LISTENERS: Final = (do_orm_execute, after_begin, before_flush, after_flush, before_commit, after_soft_rollback)
+SESSION_LISTENERS: Final = (
+    do_orm_execute,
+    after_begin,
+    before_flush,
+    after_flush,
+    before_commit,
+    after_commit,
+    after_soft_rollback,
+    after_transaction_end,
+)
 """Named after their events."""
 
 
@@ -193,9 +233,14 @@ def _after_write(mapper: Mapper[Any], connection: Connection, state: InstanceSta
 
 def _attend(session: Session, connection: Connection) -> None:
     """Let the statements of *connection* be seen as *session*'s."""
+    attend_engine(connection)
     reference = connection.get_execution_options().get(_SESSION_OPTION)
     if reference is None or reference() is not session:
         connection.execution_options(**{_SESSION_OPTION: weakref.ref(session)})
+
+
+def attend_engine(connection: Connection) -> None:
+    """Listen to the engine of *connection*."""
     engine: Any = connection.engine
     # What engine.execution_options() returns hears what its engine hears.
     while (root := getattr(engine, "_proxied", None)) is not None:
@@ -205,6 +250,10 @@ def _attend(session: Session, connection: Connection) -> None:
         event.listen(engine, "after_execute", _after_execute)
         event.listen(engine, "before_cursor_execute", _before_cursor_execute)
         event.listen(engine, "commit", _on_commit)
+        event.listen(engine, "rollback", _on_rollback)
+        event.listen(engine, "rollback_savepoint", _on_rollback_savepoint)
+        event.listen(engine, "release_savepoint", _on_release_savepoint)
+        event.listen(engine, "reset", _on_reset)
         # Last: who finds it there needs all of them.
         _attended.add(engine)
 
@@ -225,14 +274,54 @@ def _before_execute(
     `bulk_save_objects()`, the rows of ``secondary`` tables and DML executed on
     the session's connection come past no event of the session: they do here.
     """
+    withdraw_stale(connection)
+    if OWN_STATEMENT in execution_options:
+        return statement, multiparams, params
     sent = statement
     dml = _dml_in(statement)
     if isinstance(dml, UpdateBase) and (session := _hooked_session(execution_options)) is not None:
+        _publish_for(session, connection, _tables_in(dml))
         pending = _capture(session, connection, dml, multiparams or [params], execution_options)
         if pending is not None:
             sent = statement if pending.statement is dml else pending.statement
             session.info.setdefault(_PENDING_KEY, []).append((connection, written_table(dml), pending))
     return sent, multiparams, params
+
+
+def _tables_in(statement: UpdateBase) -> Iterable[Table]:
+    """Return the tables that *statement* may write."""
+    table = written_table(statement)
+    if table is not None and not isinstance(statement, Update):
+        return (table,)
+    # An UPDATE of MySQL's may set columns of any table that it names, and a DELETE of a join be one of each.
+    return {each for each in visitors.iterate(statement) if isinstance(each, Table)} if leading_to_triggers() else ()
+
+
+def _publish_for(session: Session, connection: Connection, tables: Iterable[Table]) -> None:
+    """Tell the database's triggers who writes, before a statement that may fire them."""
+    leading = leading_to_triggers()
+    fired = leading & {*tables} if leading else leading
+    if not fired:
+        return
+    config = config_of(session)
+    flush = current_flush(session)
+    context = None if flush is None else flush.acting
+    if context is None:
+        context = acting_context(session, connection, config)
+        if flush is not None:
+            flush.acting = context
+    if context.user_id is None and config.require_user:
+        raise ActorRequiredError({label_of(table) for table in fired})
+    transaction = transaction_of(session)
+    try:
+        publish(connection, transaction.id, context, transaction.is_running, labels_by_session())
+    except DBAPIError as error:
+        # SQLite's comes with the triggers. While a table moves, they need not be there yet.
+        if not is_missing_table(error, PUBLISHED):
+            raise
+    # Afterwards: what was read first, SQLite could no longer let write.
+    refuse_missing_triggers(connection, config.trail, {table.metadata for table in fired})
+    note(session, connection, transaction.id, config, {})
 
 
 def _dml_in(statement: Any) -> Any:
@@ -289,7 +378,11 @@ def _after_execute(
 ) -> None:
     """Runs after every statement of such an engine; the result hasn't been handed out yet."""
     dml = _dml_in(statement)
-    if not isinstance(dml, UpdateBase) or (session := _hooked_session(execution_options)) is None:
+    if (
+        OWN_STATEMENT in execution_options
+        or not isinstance(dml, UpdateBase)
+        or (session := _hooked_session(execution_options)) is None
+    ):
         return
     flush = current_flush(session)
     if flush is not None and isinstance(dml, Delete) and _is_of_a_mapper(dml, flush, execution_options):
@@ -318,6 +411,9 @@ def _before_cursor_execute(
 ) -> None:
     """Runs when the SQL is known: finds DML in text and in common table expressions, where nobody could before."""
     compiled: Any = context.compiled
+    if compiled is not None and isinstance(compiled.statement, UpdateBase) and not compiled.ctes:
+        # Called for each row, where SQLAlchemy inserts one by one.
+        return
     is_text = compiled is None or not isinstance(_dml_in(compiled.statement), (UpdateBase, Select, CompoundSelect))
     is_text = is_text or any(not isinstance(each.element, _KNOWN) for each in getattr(compiled, "ctes", None) or ())
     if not is_text and not getattr(compiled, "ctes", None):
@@ -325,9 +421,11 @@ def _before_cursor_execute(
     session = _hooked_session(context.execution_options)
     if session is None or context.execution_options.get(OPT_OUT_OPTION, True) is False:
         return
-    refusal = find_text_dml(statement, connection.dialect.name) if is_text else find_hidden_dml(compiled)
+    writes = list(tables_in_text(statement, connection.dialect.name) if is_text else tables_in_expressions(compiled))
+    refusal = refusal_of(writes)
     if refusal is not None:
         _refuse(refusal, config_of(session))
+    _publish_for(session, connection, {table for _, table in writes})
 
 
 _KNOWN: Final = (UpdateBase, Select, CompoundSelect, Values)
@@ -338,19 +436,45 @@ def _on_commit(connection: Connection) -> None:
     """Runs before a transaction is committed, by the session or by the connection itself."""
     reference = connection.get_execution_options().get(_SESSION_OPTION)
     session = None if reference is None else reference()
-    if session is None:
-        return
     try:
-        _refuse_broken(session)
-    except CaptureError:
+        if session is not None:
+            _refuse_broken(session)
+        end_publication(connection)
+    except (CaptureError, DBAPIError):
         # For SQLAlchemy, the transaction is over when its commit has failed; for the database it isn't.
         connection.connection.rollback()
         raise
 
 
+def _on_rollback(connection: Connection) -> None:
+    """Runs before a transaction is rolled back."""
+    forget(connection)
+    forget_left(connection)
+
+
+def _on_rollback_savepoint(connection: Connection, name: str, context: None) -> None:
+    """Runs before a savepoint is rolled back."""
+    doubt(connection)
+
+
+def _on_release_savepoint(connection: Connection, name: str, context: None) -> None:
+    """Runs before a savepoint is released."""
+    end_savepoint(connection)
+
+
+def _on_reset(dbapi_connection: Any, record: Any, state: Any) -> None:
+    """Runs before the pool takes a connection back."""
+    if not state.terminate_only:
+        withdraw_from_driver(dbapi_connection, record.info)
+    deliver_left(record.info)
+
+
 def _refuse(refusal: UncapturedStatementError, config: SQLAuditConfig) -> None:
     if not config.warn_uncaptured:
         raise refusal
+    # A warning is shown once for each place; the log tells each time.
+    extra = {"statement": refusal.statement, "table": refusal.table}
+    _logger.warning("%s of the tracked table %s left no trail.", refusal.statement, refusal.table, extra=extra)
     warnings.warn(UncapturedStatementWarning(str(refusal)), stacklevel=2)
 
 

@@ -1,16 +1,18 @@
 """DML that can't be captured, found in what is about to be sent."""
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from sqlalchemy import Table
 from sqlalchemy.sql.dml import UpdateBase
 
+from sqlaudit.capture.division import leading_to_triggers, tracking_in_session
 from sqlaudit.capture.statements import written_table
 from sqlaudit.exceptions import UncapturedStatementError
-from sqlaudit.tracking import all_tracked, tracking_of
+from sqlaudit.tracking import all_tracked
 
-__all__ = ["find_hidden_dml", "find_text_dml"]
+__all__ = ["refusal_of", "tables_in_expressions", "tables_in_text"]
 
 
 _TOKENS: Final = re.compile(
@@ -41,15 +43,17 @@ _MYSQL_HINTS: Final = re.compile(r"/\*M?!\d*")
 _TRUNCATES: Final = re.compile(r"\btruncate\b(?:\s+table\b)?([^;]*)", re.IGNORECASE)
 
 
-def find_text_dml(sql: str, dialect: str) -> UncapturedStatementError | None:
-    """Return the refusal of textual SQL that names a tracked table as what it writes; None if it doesn't."""
-    names = {table.name.lower(): table for table in list(all_tracked())}
+def tables_in_text(sql: str, dialect: str) -> Iterator[tuple[str, Table]]:
+    """Yield what textual SQL writes, verb and table, of the tables that a capture has to know of."""
+    names: dict[str, set[Table]] = {}
+    for table in {*all_tracked(), *leading_to_triggers()}:
+        names.setdefault(table.name.lower(), set()).add(table)
     is_mysql = dialect in ("mysql", "mariadb")
     if is_mysql:
         sql = _MYSQL_HINTS.sub(" ", sql)
     sql = _TOKENS.sub(lambda token: token["name"] or " ", sql)
     if _DEFINES.match(sql):
-        return None
+        return
     written = [(verb.split()[0], name) for verb, name in _WRITES.findall(sql)]
     written += [("truncate", name) for listed in _TRUNCATES.findall(sql) for name in re.findall(_NAME, listed)]
     if is_mysql:
@@ -58,23 +62,22 @@ def find_text_dml(sql: str, dialect: str) -> UncapturedStatementError | None:
         for verb, tables in (*_MYSQL_UPDATES.findall(sql), *_MYSQL_DELETES.findall(sql)):
             written += [(verb, name) for name in re.findall(_NAME, tables)]
     for verb, name in written:
-        table = names.get(name.strip('"`[]').replace('""', '"').lower())
-        if table is not None:
-            return _refusal(f"{verb.upper()} in text", table)
-    return None
+        for table in names.get(name.strip('"`[]').replace('""', '"').lower(), ()):
+            yield f"{verb.upper()} in text", table
 
 
-def find_hidden_dml(compiled: Any) -> UncapturedStatementError | None:
-    """Return the refusal of a statement with DML of a tracked table in a common table expression; None without."""
+def tables_in_expressions(compiled: Any) -> Iterator[tuple[str, Table]]:
+    """Yield what the common table expressions of a statement write."""
     for cte in compiled.ctes:
-        element = cte.element
-        table = written_table(element) if isinstance(element, UpdateBase) else None
-        if table is not None and tracking_of(table) is not None:
-            return _refusal("DML in a common table expression", table)
+        table = written_table(cte.element) if isinstance(cte.element, UpdateBase) else None
+        if table is not None:
+            yield "DML in a common table expression", table
+
+
+def refusal_of(writes: Iterable[tuple[str, Table]]) -> UncapturedStatementError | None:
+    """Return why writes that no statement capture sees are refused; None if sessions have nothing to record of them."""
+    for what, table in writes:
+        if tracking_in_session(table) is not None:
+            remedy = "use insert(), update() or delete() of SQLAlchemy as a statement of its own"
+            return UncapturedStatementError(what, table.name, remedy)
     return None
-
-
-def _refusal(what: str, table: Table) -> UncapturedStatementError:
-    return UncapturedStatementError(
-        what, table.name, "use insert(), update() or delete() of SQLAlchemy as a statement of its own"
-    )

@@ -1,7 +1,8 @@
 """The images of a row before and after a write, and the changes that they tell. No session in here."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
@@ -27,6 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
+from sqlaudit.capture.reuse import reusable
 from sqlaudit.codec import JSON_NULL, MASK, Codec, JSONValue, codec_of, key_text
 from sqlaudit.exceptions import CaptureError
 from sqlaudit.tracking import Tracking
@@ -42,6 +44,7 @@ __all__ = [
     "audited_table",
     "batched",
     "inserted_image",
+    "narrowed_table",
     "read_images",
     "select_images",
 ]
@@ -92,38 +95,43 @@ class AuditedTable:
 
     def row_key(self, values: tuple[Any, ...]) -> str:
         """Return the canonical text of a primary key."""
-        if len(values) == 1 and type(values[0]) is int:
+        if len(values) == 1 and type(values[0]) is int and int in self.key_codecs[0].plain:
             # Most keys are: this is asked for several times for each row.
-            return key_text([self.key_codecs[0].dump(values[0])])
+            return str(values[0])
         return key_text([codec.as_key(codec.dump(value)) for codec, value in zip(self.key_codecs, values, strict=True)])
 
-    def changes(self, operation: Operation, old: Image, new: Image) -> Iterator[RowChange]:
+    def changes(self, operation: Operation, old: Image, new: Image) -> Sequence[RowChange]:
         """
-        Yield what happened to a row: nothing if it is the same, two changes if its key is another.
+        Return what happened to a row: nothing if it is the same, two changes if its key is another.
 
         *old* and *new* hold every recorded column for an insert, a delete or
         another key; for an update those that may have changed, and the resource key.
         """
-        if operation is Operation.UPDATE:
-            after = self.resource_id(new)
-            is_same_key = all(old[key] == new[key] for key in self.tracking.resource_key)
-            if not is_same_key and (before := self.resource_id(old)) != after:
-                yield self._change(Operation.DELETE, before, old, None, old)
-                yield self._change(Operation.INSERT, after, None, new, new)
-                return
-            changed = [
-                key
-                for key in self.tracking.recorded
-                if key in old and key in new and not self.codecs[key].same(old[key], new[key])
-            ]
-            if changed:
-                yield self._change(
-                    operation, after, {key: old[key] for key in changed}, {key: new[key] for key in changed}, new
-                )
-        elif operation is Operation.DELETE:
-            yield self._change(operation, self.resource_id(old), old, None, old)
-        else:
-            yield self._change(operation, self.resource_id(new), None, new, new)
+        if operation is Operation.DELETE:
+            return (self._change(operation, self.resource_id(old), self._stored(old), None, old),)
+        if operation is not Operation.UPDATE:
+            return (self._change(operation, self.resource_id(new), None, self._stored(new), new),)
+        after = self.resource_id(new)
+        is_same_key = [old[key] for key in self.tracking.resource_key] == [
+            new[key] for key in self.tracking.resource_key
+        ]
+        if not is_same_key and (before := self.resource_id(old)) != after:
+            return (
+                self._change(Operation.DELETE, before, self._stored(old), None, old),
+                self._change(Operation.INSERT, after, None, self._stored(new), new),
+            )
+        changed = {
+            key: old[key]
+            for key in self.tracking.recorded
+            if key in old and key in new and not self.codecs[key].same(old[key], new[key])
+        }
+        if not changed:
+            return ()
+        return (
+            self._change(
+                operation, after, self._stored(changed), self._stored({key: new[key] for key in changed}), new
+            ),
+        )
 
     def _change(
         self, operation: Operation, resource_id: str, old: Image | None, new: Image | None, row: Image
@@ -132,23 +140,24 @@ class AuditedTable:
         user_id = None
         if user_key is not None and row.get(user_key) is not None:
             user_id = self.codecs[user_key].decode(row[user_key])
-        return RowChange(
-            operation, self.tracking.label, resource_id, self._stored(old), self._stored(new), user_id=user_id
-        )
+        return RowChange(operation, self.tracking.label, resource_id, old, new, user_id)
 
-    def _stored(self, image: Image | None) -> Image | None:
-        if image is None:
-            return None
-        masked = self.tracking.masked
-        return {key: MASK if key in masked else image[key] for key in self.tracking.recorded if key in image}
+    def _stored(self, image: Image) -> Image:
+        masked, recorded = self.tracking.masked, self.tracking.recorded
+        if not masked and tuple(image) == recorded:
+            return image
+        return {key: MASK if key in masked else image[key] for key in recorded if key in image}
 
     def resource_id(self, image: Image) -> str:
         """Return the canonical text of the key that names a row in the trail."""
-        parts = [self.codecs[key].as_key(image[key]) for key in self.tracking.resource_key]
+        resource_key = self.tracking.resource_key
+        if len(resource_key) == 1 and type(part := image[resource_key[0]]) is int:
+            return str(part)
+        parts = [self.codecs[key].as_key(image[key]) for key in resource_key]
         # SQLite lets a primary key be NULL, in part or all of it.
-        if None in parts and self.tracking.resource_key != self.primary_key:
+        if None in parts and resource_key != self.primary_key:
             raise CaptureError(
-                f"A row of {self.tracking.label} has no {' and '.join(self.tracking.resource_key)}, which identifies "
+                f"A row of {self.tracking.label} has no {' and '.join(resource_key)}, which identifies "
                 f"it in the trail; a resource_id_field is never NULL."
             )
         return key_text(parts)
@@ -173,9 +182,25 @@ def audited_table(table: Table, tracking: Tracking, dialect: Dialect) -> Audited
     return known
 
 
+def narrowed_table(table: Table, tracking: Tracking, dialect: Dialect, keys: Collection[str]) -> AuditedTable | None:
+    """Return *table* as a database has it that lacks columns: None if it lacks its key."""
+    needed = {*tracking.key_columns, *(column.key for column in table.primary_key)}
+    fields = tuple(key for key in tracking.fields if key in keys)
+    if not fields or not needed.issubset(keys):
+        return None
+    recorded = tuple(key for key in tracking.recorded if key in keys)
+    if recorded == tracking.recorded:
+        return audited_table(table, tracking, dialect)
+    return _audited_table(table, replace(tracking, fields=fields, recorded=recorded), dialect)
+
+
 def _audited_table(table: Table, tracking: Tracking, dialect: Dialect) -> AuditedTable:
     keys = {*tracking.recorded, *tracking.key_columns}
-    codecs = {key: _OPAQUE if key in tracking.masked else codec_of(table.columns[key].type, dialect) for key in keys}
+    codecs = {
+        key: _OPAQUE if key in tracking.masked else codec_of(column.type, dialect)
+        for key, column in table.columns.items()
+        if key in keys
+    }
     primary_key = tuple(column.key for column in table.primary_key)
     generated = table.autoincrement_column if dialect.name in ("mysql", "mariadb") else None
     return AuditedTable(
@@ -195,14 +220,17 @@ class ImageQuery:
     audited: AuditedTable
     select: Select[Any]
     primary_key: tuple[ColumnElement[Any], ...]
-    _dumps: tuple[tuple[str, Callable[[Any], JSONValue]], ...]
+    _codecs: tuple[tuple[str, Codec], ...]
     _ambiguous: tuple[str, ...]
 
     def decode(self, row: Row[Any]) -> tuple[tuple[Any, ...], Image]:
         """Return the primary key and the image of a row that was selected."""
         values = tuple(row)
-        width, end = len(self.primary_key), len(self.primary_key) + len(self._dumps)
-        image = {key: dump(value) for (key, dump), value in zip(self._dumps, values[width:end], strict=True)}
+        width, end = len(self.primary_key), len(self.primary_key) + len(self._codecs)
+        image = {
+            key: value if type(value) in codec.plain else codec.dump(value)
+            for (key, codec), value in zip(self._codecs, values[width:end], strict=True)
+        }
         for key, is_null in zip(self._ambiguous, values[end:], strict=True):
             if image[key] is None and not is_null:
                 image[key] = self.audited.codecs[key].as_read.dump(JSON_NULL)
@@ -229,8 +257,8 @@ def select_images(
         *(audited.codecs[key].readable(columns[key]) for key in wanted),
         *(columns[key].is_(None) for key in ambiguous),
     )
-    dumps = tuple((key, audited.codecs[key].as_read.dump) for key in wanted)
-    return ImageQuery(audited, query.with_for_update(key_share=True, of=source), primary_key, dumps, ambiguous)
+    codecs = tuple((key, audited.codecs[key].as_read) for key in wanted)
+    return ImageQuery(audited, query.with_for_update(key_share=True, of=source), primary_key, codecs, ambiguous)
 
 
 def inserted_image(images: Mapping[str, Image], audited: AuditedTable, key: tuple[Any, ...]) -> Image:
@@ -259,16 +287,19 @@ def among(columns: Sequence[ColumnElement[Any]], rows: Sequence[tuple[Any, ...]]
     return tuple_(*columns).in_(rows)
 
 
-def _among_keys(
-    columns: Sequence[ColumnElement[Any]], rows: Sequence[tuple[Any, ...]], dialect: Dialect
-) -> ColumnElement[bool]:
-    """Return the same for many keys as they are in objects and rows."""
-    is_array = dialect.name == "postgresql" and len(columns) == 1 and type(columns[0].type) in _IN_ARRAYS
-    if not is_array or len({type(value) for (value,) in rows}) > 1:
-        return among(columns, rows)
-    # One parameter, and one text for any number of them, take a third of the time of a thousand.
-    values = [value for (value,) in rows]
-    return columns[0] == any_(bindparam(None, values, type_=postgresql.ARRAY(columns[0].type)))
+@lru_cache(maxsize=256)
+def _images_by_keys(audited: AuditedTable, keys: frozenset[str] | None, *, in_array: bool) -> ImageQuery:
+    """Return the query for the rows whose primary keys are the parameter *keys*: a list of values, or of tuples."""
+    query = select_images(audited, keys)
+    columns = query.primary_key
+    criterion: ColumnElement[bool]
+    if in_array:
+        # One parameter, and one text for any number of them, take a third of the time of a thousand.
+        criterion = columns[0] == any_(bindparam("keys", type_=postgresql.ARRAY(columns[0].type)))
+    else:
+        key = columns[0] if len(columns) == 1 else tuple_(*columns)
+        criterion = key.in_(bindparam("keys", expanding=True))
+    return replace(query, select=reusable(query.select.where(criterion)))
 
 
 def read_images(
@@ -279,11 +310,15 @@ def read_images(
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Image]:
     """Return the columns *keys* of the rows with these primary keys, by `AuditedTable.row_key`."""
-    query = select_images(audited, keys)
     images: dict[str, Image] = {}
+    columns = audited.table.primary_key.columns.values()
+    may_be_array = connection.dialect.name == "postgresql" and len(columns) == 1 and type(columns[0].type) in _IN_ARRAYS
+    wanted = None if keys is None else frozenset(keys)
     for chunk in batched(rows, ROWS_PER_SELECT):
-        select_chunk = query.select.where(_among_keys(query.primary_key, chunk, connection.dialect))
-        for row in connection.execute(select_chunk, execution_options=options or {}):
+        values = [value for (value,) in chunk] if len(columns) == 1 else chunk
+        in_array = may_be_array and len({*map(type, values)}) == 1
+        query = _images_by_keys(audited, wanted, in_array=in_array)
+        for row in connection.execute(query.select, {"keys": values}, execution_options=options or {}):
             key, image = query.decode(row)
             images[audited.row_key(key)] = image
     return images

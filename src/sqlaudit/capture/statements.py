@@ -35,6 +35,7 @@ from sqlalchemy.sql.selectable import ScalarSelect, SelectBase
 
 from sqlaudit.capture.cascades import CascadedRows, has_dependents, read_cascaded
 from sqlaudit.capture.connections import as_sqlalchemy_raises, refuse_autocommit
+from sqlaudit.capture.division import tracking_in_session
 from sqlaudit.capture.rows import (
     ROWS_PER_SELECT,
     AuditedTable,
@@ -53,7 +54,7 @@ from sqlaudit.capture.spool import Spool
 from sqlaudit.capture.unit_of_work import Flush
 from sqlaudit.capture.upserts import read_before_upsert
 from sqlaudit.exceptions import CaptureError, UncapturedStatementError
-from sqlaudit.tracking import all_tracked, tracking_of
+from sqlaudit.tracking import all_tracked
 from sqlaudit.types import Operation
 
 __all__ = ["Pending", "is_bulk", "places_in", "read_before", "tell", "written_table"]
@@ -113,7 +114,7 @@ def read_before(
         return None
     if isinstance(statement, Update):
         _refuse_other_tables(statement, table)
-    tracking = None if of_a_mapper else tracking_of(table)
+    tracking = None if of_a_mapper else tracking_in_session(table)
     effect = None if isinstance(statement, Delete) else frozenset(table.columns.keys())
     cascades = not isinstance(statement, Insert) and has_dependents(table, effect)
     if tracking is None and not cascades:
@@ -485,15 +486,17 @@ def _refuse_other_tables(statement: Update, table: Table) -> None:
     for named in values:
         column = named.__clause_element__() if hasattr(named, "__clause_element__") else named
         other = getattr(column, "table", None)
-        if isinstance(other, Table) and other.key != table.key and tracking_of(other) is not None:
+        if isinstance(other, Table) and other.key != table.key and tracking_in_session(other) is not None:
             raise UncapturedStatementError("An UPDATE of several tables", other.name, "write to one table at a time")
 
 
 def _refuse_hidden_tables(statement: UpdateBase) -> None:
     """Refuse an UPDATE or DELETE of a join, as MySQL knows it, of which a tracked table is a part."""
     name = getattr(statement.table, "name", None)
-    if isinstance(statement.table, TableClause) and any(table.name == name for table in list(all_tracked())):
+    if isinstance(statement.table, TableClause) and any(
+        table.name == name and tracking_in_session(table) is not None for table in list(all_tracked())
+    ):
         raise UncapturedStatementError("DML of a table()", str(name), "use the Table, or the class, that is tracked")
     for element in visitors.iterate(statement.table):
-        if isinstance(element, Table) and tracking_of(element) is not None:
+        if isinstance(element, Table) and tracking_in_session(element) is not None:
             raise UncapturedStatementError("DML of a join", element.name, "write to one table at a time")

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -23,6 +24,7 @@ from sqlalchemy.orm import ColumnProperty, InstanceState, Mapper, RelationshipPr
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.base import NO_VALUE
 
+from sqlaudit.capture.division import tracking_in_session
 from sqlaudit.capture.rows import (
     AuditedTable,
     Image,
@@ -35,7 +37,7 @@ from sqlaudit.capture.rows import (
 from sqlaudit.codec import JSON_NULL
 from sqlaudit.context import AuditContext
 from sqlaudit.exceptions import CaptureError
-from sqlaudit.tracking import Tracking, tracked_tables, tracking_of
+from sqlaudit.tracking import Tracking, tracked_tables
 from sqlaudit.types import Operation
 
 __all__ = [
@@ -87,6 +89,7 @@ class _Rows:
     """Those of *fields* that any change of the row may need."""
     by_attribute: Mapping[str, tuple[_Field, ...]]
     """The others, which a change needs when their attribute is set."""
+    key_attributes: frozenset[str]
     attributes: frozenset[str]
     """All column attributes of the mapper, tracked or not: an UPDATE needs one of them to have changed."""
     post_updates: bool
@@ -100,8 +103,12 @@ def _rows_of(mapper: Mapper[Any]) -> tuple[_Rows, ...]:
     """Return where *mapper*'s objects keep what is tracked, base tables first."""
     plan = _plans.get(mapper, ())
     # A table may be tracked later, or get the columns of another subclass.
-    if not plan or any(tracking_of(rows.table) is not rows.tracking for rows in plan):
-        plan = _plans[mapper] = tuple(_plan(mapper, table, tracking) for table, tracking in tracked_tables(mapper))
+    if not plan or any(tracking_in_session(rows.table) is not rows.tracking for rows in plan):
+        plan = _plans[mapper] = tuple(
+            _plan(mapper, table, tracking)
+            for table, tracking in tracked_tables(mapper)
+            if tracking_in_session(table) is not None
+        )
     return plan
 
 
@@ -150,6 +157,7 @@ def _plan(mapper: Mapper[Any], table: Table, tracking: Tracking) -> _Rows:
         always=tuple(field for field in fields.values() if field.volatile or field.is_key),
         by_attribute=_by_attribute(fields.values()),
         primary_key=tuple(fields[column.key] for column in table.primary_key),
+        key_attributes=frozenset(field.attribute for field in fields.values() if field.is_key and field.attribute),
         attributes=frozenset(by_column.values()),
         post_updates=any(column in post_updated for column in table.columns),
     )
@@ -196,6 +204,9 @@ class _Before:
         return bool(self.missing) and self.read is None
 
 
+_NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})
+
+
 @dataclass(slots=True, eq=False)
 class _Write:
     """One object on its way through a flush."""
@@ -206,7 +217,7 @@ class _Write:
     connection: Connection
     row: InstanceState[Any]
     """The state that knows what the row held: a deleted one if *state*, new under the same key, takes over its row."""
-    before: dict[Table, _Before] = dataclasses.field(default_factory=dict)
+    before: Mapping[Table, _Before] = dataclasses.field(default_factory=lambda: _NOTHING)
     """Empty if no statement could have changed the rows."""
 
 
@@ -328,7 +339,7 @@ class Flush:
     def expects(self, table: Table) -> bool:
         """Return whether a statement of a mapper that writes *table* is for objects that the flush knows of."""
         # A post_update before a DELETE comes before anything is announced.
-        return table in self.tables or (tracking_of(table) is not None and table in self.post_updated())
+        return table in self.tables or (tracking_in_session(table) is not None and table in self.post_updated())
 
     def post_updated(self) -> set[Table]:
         """Return the tables in which UPDATEs that no event announces may set foreign keys of this flush's objects."""
@@ -420,13 +431,15 @@ def take_old_images(flush: Flush) -> None:
     unread: dict[tuple[Connection, Table], list[_Before]] = {}
     audited: dict[Table, AuditedTable] = {}
     for write in coming:
+        known: dict[Table, _Before] = {}
+        write.before = known
         for rows in flush.rows_of(write.mapper):
             audited[rows.table] = flush.audited_table(rows, write.connection)
             unsure = flush.locks_rows or rows.table in flush.touched
             before = _remember(rows, audited[rows.table], write.row, _is_whole(rows, write), unsure)
             if before is None:
                 continue
-            write.before[rows.table] = before
+            known[rows.table] = before
             if before.missing:
                 unread.setdefault((write.connection, rows.table), []).append(before)
     for (connection, table), befores in unread.items():
@@ -456,7 +469,10 @@ def _is_whole(rows: _Rows, write: _Write) -> bool:
     """Return whether all of the row must be known: it goes, or its key becomes another."""
     if write.operation is Operation.DELETE or write.row is not write.state:
         return True
-    committed, current = write.state.committed_state, write.state.dict
+    committed = write.state.committed_state
+    if rows.key_attributes.isdisjoint(committed):
+        return False
+    current = write.state.dict
     return any(
         field.attribute in committed and _differ(committed[field.attribute], current.get(field.attribute))
         for field in rows.fields
@@ -473,7 +489,9 @@ def _remember(
     With *locks_rows* nothing that is needed counts as known: another
     transaction may have changed the row since it was loaded.
     """
-    committed, current = state.committed_state, state.dict
+    committed: dict[Any, Any] = state.committed_state
+    current: dict[Any, Any] = state.dict
+    codecs = audited.codecs
     if not whole and not rows.post_updates and rows.attributes.isdisjoint(committed):
         return None
     fields = rows.fields if whole or rows.post_updates else _may_change(rows, committed)
@@ -481,18 +499,18 @@ def _remember(
     remembered: dict[str, Any] = {}
     missing: set[str] = set()
     for field in fields:
+        key, attribute = field.key, field.attribute
         if field.identity is not None:
-            remembered[field.key] = identity[field.identity]
+            remembered[key] = identity[field.identity]
             continue
-        value: Any = NO_VALUE
-        pending = field.attribute is not None and field.attribute in committed
-        if field.attribute is not None:
-            value = committed[field.attribute] if pending else current.get(field.attribute, NO_VALUE)
+        pending = attribute in committed
+        value: Any = committed[attribute] if pending else current.get(attribute, NO_VALUE)
         if value is not NO_VALUE:
-            remembered[field.key] = value
-        needed = whole or pending or field.volatile or field.is_key
-        if needed and (locks_rows or value is NO_VALUE or not audited.codecs[field.key].is_exact_in_memory(value)):
-            missing.add(field.key)
+            remembered[key] = value
+            if not locks_rows and (type(value) in codecs[key].plain or codecs[key].is_exact_in_memory(value)):
+                continue
+        if whole or pending or field.volatile or field.is_key:
+            missing.add(key)
     primary_key = tuple(remembered[field.key] for field in rows.primary_key)
     return _Before(primary_key, remembered, frozenset(missing), whole, fields)
 
@@ -510,7 +528,7 @@ def _read_old(flush: Flush, connection: Connection, audited: AuditedTable, befor
         image = flush.old_images.get((audited.table, keys[before]))
         return image if image is not None and before.missing <= image.keys() else None
 
-    unknown = [before for before in befores if known(before) is None]
+    unknown = [before for before in befores if known(before) is None] if flush.old_images else befores
     if unknown:
         together = [*unknown, *_not_announced(flush, audited)]
         columns = frozenset().union(*(before.missing for before in together))
@@ -560,11 +578,13 @@ def changes_of(flush: Flush) -> dict[Connection, list[RowChange]]:
     """
     if flush.failure is not None:
         raise flush.failure
-    told: list[tuple[Connection, Iterable[RowChange]]] = []
+    told: list[tuple[Connection, Sequence[RowChange]]] = []
     waiting: list[tuple[int, _After]] = []
     for write in _in_sql_order(flush.done):
         if isinstance(write, _Recorded):
             told.append((write.connection, write.changes))
+            continue
+        if not write.before and write.operation is not Operation.INSERT:
             continue
         for after in _afters(flush, write):
             # A row that an object takes over may be taken over again: in this order.
@@ -572,10 +592,10 @@ def changes_of(flush: Flush) -> dict[Connection, list[RowChange]]:
                 waiting.append((len(told), after))
                 told.append((write.connection, ()))
             else:
-                told.append((write.connection, tuple(_row_changes(flush, after))))
+                told.append((write.connection, _row_changes(flush, after)))
     _read_new([after for _, after in waiting if after.unread])
     for place, after in waiting:
-        told[place] = (after.write.connection, tuple(_row_changes(flush, after)))
+        told[place] = (after.write.connection, _row_changes(flush, after))
 
     changes: dict[Connection, list[RowChange]] = {}
     for connection, found in told:
@@ -602,16 +622,20 @@ def _read_new(afters: Sequence[_After]) -> None:
             after.new.update((key, image[key]) for key in after.unread if key in image)
 
 
-def _in_sql_order(done: list[_Write | _Recorded]) -> Iterator[_Write | _Recorded]:
-    """Yield what was sent in the order of the SQL: of one mapper's objects, the UPDATEs come before the INSERTs."""
+def _in_sql_order(done: list[_Write | _Recorded]) -> Iterable[_Write | _Recorded]:
+    """Return what was sent in the order of the SQL: of one mapper's objects, the UPDATEs come before the INSERTs."""
 
     def batch(write: _Write | _Recorded) -> Any:
         if isinstance(write, _Recorded) or write.operation is Operation.DELETE:
             return None
         return write.mapper.base_mapper
 
-    for _, writes in groupby(done, batch):
-        yield from sorted(writes, key=lambda write: isinstance(write, _Write) and write.operation is Operation.INSERT)
+    def is_insert(write: _Write | _Recorded) -> bool:
+        return isinstance(write, _Write) and write.operation is Operation.INSERT
+
+    if len({*map(is_insert, done)}) == 1:
+        return done
+    return (write for _, writes in groupby(done, batch) for write in sorted(writes, key=is_insert))
 
 
 def _afters(flush: Flush, write: _Write) -> Iterator[_After]:
@@ -632,18 +656,20 @@ def _afters(flush: Flush, write: _Write) -> Iterator[_After]:
 
 
 def _after(rows: _Rows, audited: AuditedTable, write: _Write, before: _Before | None) -> _After:
-    current = write.state.dict
+    current: dict[Any, Any] = write.state.dict
+    codecs = audited.codecs
     new: Image = {}
     unread: set[str] = set()
     for field in rows.fields if before is None else before.fields:
         key = field.key
-        value = NO_VALUE if field.attribute is None else current.get(field.attribute, NO_VALUE)
+        value: Any = current.get(field.attribute, NO_VALUE)
         if value is not NO_VALUE:
             if before is not None and (not before.may_differ(key, value) or _is_not_sent(write, field, value)):
                 continue
-            codec = audited.codecs[key]
-            made_by_database = key == audited.made_of_zero and value == 0
-            if made_by_database or _is_sql(value) or (field.identity is None and codec.must_be_read(value)):
+            codec = codecs[key]
+            if type(value) in codec.plain and key != audited.made_of_zero:
+                new[key] = value
+            elif _is_made_by_database(field, audited, value):
                 unread.add(key)
             else:
                 is_json_null = value is None and field.evaluates_none and codec.json
@@ -656,18 +682,23 @@ def _after(rows: _Rows, audited: AuditedTable, write: _Write, before: _Before | 
                 new[key] = audited.codecs[key].dump(None)
         elif field.volatile or (field.identity is None and before.concerns(key)):
             unread.add(key)
-    if before is None and any(field.attribute not in current for field in rows.primary_key):
+    primary_key = [
+        current.get(field.attribute, NO_VALUE) if before is None or field.key in new else before.remembered[field.key]
+        for field in rows.primary_key
+    ]
+    if NO_VALUE in primary_key:
         raise CaptureError(
             f"A new object of {rows.tracking.label} has lost its key within the flush: a listener has rolled back a "
             f"savepoint of the session; use one of the connection, connection.begin_nested()."
         )
-    primary_key = tuple(
-        before.remembered[field.key]
-        if before is not None and field.key not in new
-        else current.get(str(field.attribute))
-        for field in rows.primary_key
-    )
-    return _After(write, audited, new, unread, primary_key)
+    return _After(write, audited, new, unread, tuple(primary_key))
+
+
+def _is_made_by_database(field: _Field, audited: AuditedTable, value: object) -> bool:
+    """Return whether the row may hold another value than the one in memory."""
+    if _is_sql(value) or (field.key == audited.made_of_zero and value == 0):
+        return True
+    return field.identity is None and audited.codecs[field.key].must_be_read(value)
 
 
 def _is_not_sent(write: _Write, field: _Field, value: object) -> bool:
@@ -689,7 +720,7 @@ def _is_sql(value: object) -> bool:
     return type(value) not in _NO_SQL and (isinstance(value, ClauseElement) or hasattr(value, "__clause_element__"))
 
 
-def _row_changes(flush: Flush, after: _After) -> Iterable[RowChange]:
+def _row_changes(flush: Flush, after: _After) -> Sequence[RowChange]:
     write, audited, new = after.write, after.audited, after.new
     before = write.before.get(audited.table)
     if before is None:
@@ -697,11 +728,13 @@ def _row_changes(flush: Flush, after: _After) -> Iterable[RowChange]:
     if before.is_gone or after.is_gone:
         return ()
     codecs, found, remembered = audited.codecs, before.read or {}, before.remembered
-    old = {
-        key: found[key] if key in found else codecs[key].dump(remembered[key])
-        for key in (codecs if before.whole else {*new, *audited.tracking.key_columns})
-        if key in found or key in remembered
-    }
+    old: Image = {}
+    for key in codecs if before.whole else {*new, *audited.tracking.key_columns}:
+        if key in found:
+            old[key] = found[key]
+        elif key in remembered:
+            value = remembered[key]
+            old[key] = value if type(value) in codecs[key].plain else codecs[key].dump(value)
     if write.row is not write.state:
         row = (audited.table, audited.row_key(after.primary_key))
         old = flush.switched.get(row, old)

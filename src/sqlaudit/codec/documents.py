@@ -25,13 +25,19 @@ JSON_NULL: Final = JSON.NULL
 def is_plain(value: object) -> bool:
     """Return whether JSON gives back a value as it is: no tuples, no keys but strings, no classes of the user's."""
     kind = type(value)
+    if kind in _SCALARS:
+        return True
     if kind is dict:
-        return all(type(key) is str and is_plain(each) for key, each in value.items())  # type: ignore[attr-defined]
+        for key, each in value.items():  # type: ignore[attr-defined]
+            if type(key) is not str or (type(each) not in _SCALARS and not is_plain(each)):
+                return False
+        return True
     if kind is list:
-        return all(map(is_plain, value))  # type: ignore[call-overload]
-    if kind is float:
-        return math.isfinite(value) and not _is_large(value)  # type: ignore[arg-type]
-    return kind in (str, int, bool) or value is None
+        return all(type(each) in _SCALARS or is_plain(each) for each in value)  # type: ignore[attr-defined]
+    return kind is float and math.isfinite(value) and not _is_large(value)  # type: ignore[arg-type]
+
+
+_SCALARS: Final = frozenset({str, int, bool, type(None)})
 
 
 def has_large_float(document: Any) -> bool:
@@ -67,8 +73,12 @@ def refuse_constant(name: str) -> None:
 
 def wrapped(document: Any) -> Any:
     """Return a document as it is stored: null, and what looks like one of our marks, in a mark of its own."""
-    if document is None or (isinstance(document, dict) and any(key.startswith("$") for key in document)):
-        return {"$json": document}
+    if document is None:
+        return {"$json": None}
+    if isinstance(document, dict):
+        for key in document:
+            if key.startswith("$"):
+                return {"$json": document}
     return document
 
 

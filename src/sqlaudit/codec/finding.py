@@ -5,7 +5,7 @@ import weakref
 from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import types as sqltypes
+from sqlalchemy import BindParameter, ColumnClause, bindparam, column, types as sqltypes
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -51,8 +51,8 @@ def _find_codec(type_: TypeEngine[Any], dialect: Dialect) -> Codec:
         return _find_codec(variant, dialect)
     if isinstance(type_, TrailType):
         return _users_own(type_)
-    if not (_is_known(type_, "bind_expression") and _is_known(type_, "column_expression")):
-        # The database computes what is stored, or what is read: pgcrypto would leave plaintext in the trail.
+    if _computes(type_):
+        # Pgcrypto would leave plaintext in the trail.
         raise LookupError(type_)
     if not isinstance(type_, TypeDecorator) and not (
         _is_known(type_, "bind_processor") and _is_known(type_, "result_processor")
@@ -64,13 +64,24 @@ def _find_codec(type_: TypeEngine[Any], dialect: Dialect) -> Codec:
             codec = make(type_, dialect, _find_codec)
             if not _is_altered(type_, dialect):
                 return codec
-            return replace(codec, is_altered=True, is_padded=isinstance(type_, (sqltypes.CHAR, sqltypes.NCHAR)))
+            is_padded = isinstance(type_, (sqltypes.CHAR, sqltypes.NCHAR))
+            return replace(codec, is_altered=True, plain=frozenset(), is_padded=is_padded)
     raise LookupError(type_)
 
 
 def _is_known(type_: Any, method: str) -> bool:
     """Return whether a method is one of SQLAlchemy's own."""
     return next(each for each in type(type_).__mro__ if method in vars(each)).__module__.startswith("sqlalchemy.")
+
+
+def _computes(type_: TypeEngine[Any]) -> bool:
+    """Return whether the database computes what is stored, or what is read; who gives back what it got doesn't."""
+    if _is_known(type_, "bind_expression") and _is_known(type_, "column_expression"):
+        return False
+    sent: BindParameter[Any] = bindparam("value", type_=type_)
+    stored: ColumnClause[Any] = column("value", type_)
+    asked = (type_.bind_expression(sent), sent), (type_.column_expression(stored), stored)
+    return any(answer is not None and answer is not given for answer, given in asked)
 
 
 def _is_altered(type_: Any, dialect: Dialect) -> bool:

@@ -40,11 +40,11 @@ def _refused(type_: Any, dialect: Dialect, find: Find) -> Codec:
 
 
 def _boolean(type_: Any, dialect: Dialect, find: Find) -> Codec:
-    return Codec(bool, bool, as_text=False)
+    return Codec(bool, bool, as_text=False, plain=frozenset({bool, type(None)}))
 
 
 def _integer(type_: Any, dialect: Dialect, find: Find) -> Codec:
-    return Codec(int, int, as_text=False)
+    return Codec(int, int, as_text=False, plain=frozenset({int, type(None)}))
 
 
 def _float(type_: Any, dialect: Dialect, find: Find) -> Codec:
@@ -74,9 +74,18 @@ def _numeric(type_: Any, dialect: Dialect, find: Find) -> Codec:
     scale = _kept_scale(type_, dialect) if has_decimals else _read_scale(type_) if type_.asdecimal else None
     unit = decimal.Decimal(1).scaleb(-scale) if scale is not None else None
 
+    shape = f".{scale}f"
+
+    def encode_float(value: Any) -> JSONValue:
+        number = float(value)
+        if not math.isfinite(number):
+            return None if math.isnan(number) else str(decimal.Decimal(number))
+        text = format(number, shape)
+        return text[1:] if text[0] == "-" and float(text) == 0 else text
+
     def encode(value: Any) -> JSONValue:
         if not has_decimals:
-            value = repr(float(value)) if scale is None else f"{float(value):.{scale}f}"
+            value = repr(float(value))
         number = value if isinstance(value, decimal.Decimal) else decimal.Decimal(str(value))
         if not number.is_finite():
             return None if number.is_nan() and not has_decimals else str(number)
@@ -85,7 +94,8 @@ def _numeric(type_: Any, dialect: Dialect, find: Find) -> Codec:
         return format(number or abs(number), "f")
 
     python_type = decimal.Decimal if type_.asdecimal else float
-    return Codec(encode, python_type, one_form=scale is not None)
+    is_rounded_float = not has_decimals and scale is not None
+    return Codec(encode_float if is_rounded_float else encode, python_type, one_form=scale is not None)
 
 
 def _kept_scale(type_: Any, dialect: Dialect) -> int | None:
@@ -106,7 +116,7 @@ def _string(type_: Any, dialect: Dialect, find: Find) -> Codec:
         # str(member) of a str-and-Enum class is its name, not what is sent.
         return str.__str__(value) if isinstance(value, str) else str(value)
 
-    return Codec(encode, str)
+    return Codec(encode, str, plain=frozenset({str, type(None)}))
 
 
 def _enum(type_: Any, dialect: Dialect, find: Find) -> Codec:

@@ -23,6 +23,7 @@ JSONValue: TypeAlias = Any
 """None, bool, int, float, str, or a list or dict of them."""
 
 MASK: Final[JSONValue] = {"$masked": True}
+"""What is stored for a value that is withheld; retrieval gives `MASKED` for it."""
 
 # Objects of other types can be changed in place: what is in memory need not be
 # what was read from the database.
@@ -52,6 +53,8 @@ class Codec:
     decode: Callable[[JSONValue], Any]
     as_text: bool = True
     """The encoded values are strings, all of them."""
+    plain: frozenset[type] = frozenset()
+    """Values of exactly these types are stored as they are, and the database gives them back as they are."""
     one_form: bool = True
     """Equal values have equal encodings; else they are compared decoded."""
     json: bool = False

@@ -1,0 +1,229 @@
+"""How triggers come into a database, and leave it."""
+
+import importlib
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Connection, Engine, Inspector, MetaData, Table, inspect, text
+from sqlalchemy.exc import DBAPIError
+
+from sqlaudit.capture.division import capture_of, tables_with_triggers
+from sqlaudit.capture.rows import AuditedTable, narrowed_table
+from sqlaudit.capture.triggers.objects import DatabaseObject
+from sqlaudit.exceptions import CaptureError, TrackingError, TriggersMissingError
+from sqlaudit.tracking import Tracking, all_tracked
+from sqlaudit.types import Capture
+
+__all__ = [
+    "column_names",
+    "drop_triggers",
+    "install_triggers",
+    "refuse_missing_triggers",
+    "standing_objects",
+    "statements_to_install",
+    "uninstall_triggers",
+    "wanted_objects",
+]
+
+_MODULES: Final = {"postgresql": "postgresql", "sqlite": "sqlite", "mysql": "mysql", "mariadb": "mysql"}
+
+
+def install_triggers(
+    connection: Connection, trail: Table, *, append_only: bool, metadatas: Collection[MetaData] | None = None
+) -> None:
+    """
+    Bring the triggers of the tracked tables that are in this database to the state that is wanted.
+
+    What is as it should be isn't touched. What is left of tables that are declared
+    here, and aren't captured by triggers any more, goes; what stands at other tables
+    is another application's. A guard is never taken away.
+
+    Raises:
+        TrackingError: a column can't be recorded by triggers, or two declarations claim a table.
+    """
+    for statement in statements_to_install(connection, trail, append_only=append_only, metadatas=metadatas):
+        _execute(connection, statement)
+
+
+def statements_to_install(
+    connection: Connection, trail: Table, *, append_only: bool, metadatas: Collection[MetaData] | None = None
+) -> list[str]:
+    """Return what `install_triggers` has to do: nothing if all is as it should be."""
+    tables = tables_with_triggers(metadatas)
+    return _statements_towards(
+        connection, wanted_objects(connection, trail, tables, append_only=append_only), metadatas
+    )
+
+
+def uninstall_triggers(connection: Connection, *, metadatas: Collection[MetaData] | None = None) -> None:
+    """Drop what `install_triggers` has made, but for the guards."""
+    for statement in _statements_towards(connection, (), metadatas):
+        _execute(connection, statement)
+
+
+def _statements_towards(
+    connection: Connection, expected: Iterable[DatabaseObject], metadatas: Collection[MetaData] | None
+) -> list[str]:
+    wanted = {each.identity: each for each in expected}
+    standing = {each.identity: each for each in standing_objects(connection)}
+    same = {identity for identity, each in wanted.items() if standing.get(identity) == each}
+    unwanted = {identity: each for identity, each in standing.items() if identity not in wanted}
+    gone = {identity for identity, each in unwanted.items() if _is_ours_to_drop(connection, each, metadatas)}
+    if all(identity in gone or each.kind != "trigger" for identity, each in unwanted.items()) and not wanted:
+        # What triggers use goes with the last of them.
+        gone |= {identity for identity, each in unwanted.items() if not each.is_guard}
+    drops = [each.drop for each in reversed(standing.values()) if each.identity in gone | (wanted.keys() - same)]
+    return drops + [each.create for identity, each in wanted.items() if identity not in same]
+
+
+def _is_ours_to_drop(connection: Connection, each: DatabaseObject, metadatas: Collection[MetaData] | None) -> bool:
+    if each.kind != "trigger" or each.is_guard:
+        return False
+    default = connection.dialect.default_schema_name
+    declared = {table.metadata for table in all_tracked()} if metadatas is None else metadatas
+    return any(
+        (_schema_of(connection, table) or default, table.name) == (each.schema or default, each.table)
+        for metadata in declared
+        for table in metadata.tables.values()
+    )
+
+
+def drop_triggers(connection: Connection, is_of: Callable[[DatabaseObject], bool]) -> None:
+    """Drop those triggers, and functions of single tables, for which *is_of* says so."""
+    for each in reversed(standing_objects(connection)):
+        if is_of(each):
+            _execute(connection, each.drop)
+
+
+def wanted_objects(
+    connection: Connection, trail: Table, tables: Iterable[tuple[Table, Tracking]], *, append_only: bool
+) -> Iterator[DatabaseObject]:
+    """Yield what should stand in a database, in the order of creation: for what of *tables* is there."""
+    module = _module(connection)
+    audited = list(_in_database(connection, tables))
+    wanted = [*(module.wanted(connection, audited, trail) if audited else ())]
+    if append_only:
+        # Both may use the same.
+        wanted += [each for each in module.guards(connection, trail) if each not in wanted]
+    yield from wanted
+
+
+def _in_database(connection: Connection, tables: Iterable[tuple[Table, Tracking]]) -> Iterator[AuditedTable]:
+    inspector = inspect(connection)
+    declarations: dict[tuple[str | None, str], Any] = {}
+    for table, tracking in tables:
+        audited = _as_it_is(connection, inspector, table, tracking)
+        if audited is None:
+            continue
+        place = _schema_of(connection, table), table.name
+        if place not in declarations:
+            declarations[place] = _recorded_by(audited)
+            yield audited
+        elif declarations[place] != _recorded_by(audited):
+            raise TrackingError(
+                f"Several MetaData have a tracked table {table.fullname}, declared in different ways, and the database has "
+                f"one; say whose triggers it shall have: create_audit_tables(engine, metadata=Base.metadata)."
+            )
+
+
+def _recorded_by(audited: AuditedTable) -> Any:
+    tracking, columns = audited.tracking, audited.table.columns
+    types = [repr(columns[key].type) for key in tracking.recorded]
+    return tracking.label, tracking.recorded, tracking.masked, tracking.resource_key, tracking.user_key, types
+
+
+def _schema_of(connection: Connection, table: Table) -> str | None:
+    places = connection.get_execution_options().get("schema_translate_map") or {}
+    schema: str | None = places.get(table.schema, table.schema)
+    return schema
+
+
+def _as_it_is(connection: Connection, inspector: Inspector, table: Table, tracking: Tracking) -> AuditedTable | None:
+    """
+    Return what triggers can record of a table today; None if it isn't in the database.
+
+    A column may be declared, and be waiting for its migration: the triggers do without.
+    """
+    schema = _schema_of(connection, table)
+    if not inspector.has_table(table.name, schema=schema):
+        return None
+    names = column_names(connection, table.name, schema)
+    keys = {key for key, column in table.columns.items() if column.name in names}
+    return narrowed_table(table, tracking, connection.dialect, keys)
+
+
+def column_names(connection: Connection, name: str, schema: str | None) -> set[str]:
+    """Return the names of the columns of a table that is there."""
+    query = _COLUMN_NAMES.get(connection.dialect.name)
+    if query is None:
+        return {column["name"] for column in inspect(connection).get_columns(name, schema=schema)}
+    return {*connection.scalars(text(query), {"name": name, "schema": schema})}
+
+
+# Reflection warns of types that SQLAlchemy doesn't know.
+_COLUMN_NAMES: Final = {
+    "postgresql": """
+        SELECT CAST(attname AS text) FROM pg_attribute
+        WHERE attrelid = to_regclass(concat(quote_ident(:schema) || '.', quote_ident(:name)))
+          AND attnum > 0 AND NOT attisdropped
+    """,
+} | dict.fromkeys(
+    ("mysql", "mariadb"),
+    """
+        SELECT column_name FROM information_schema.columns
+        WHERE table_schema = coalesce(:schema, database()) AND table_name = :name
+    """,
+)
+
+
+def standing_objects(connection: Connection) -> list[DatabaseObject]:
+    """Return what stands there of ours, in an order of creation."""
+    return list(_module(connection).standing(connection))
+
+
+def refuse_missing_triggers(connection: Connection, trail: Table, metadatas: Collection[MetaData]) -> None:
+    """
+    Make sure, once for each engine, that what triggers alone capture of the tables of *metadatas* is captured.
+
+    Raises:
+        TriggersMissingError: they aren't in the database.
+    """
+    places = connection.get_execution_options().get("schema_translate_map") or {}
+    expected = [pair for pair in tables_with_triggers(metadatas) if capture_of(pair[1]) is Capture.TRIGGERS]
+    situation = (frozenset(places.items()), frozenset(table.key for table, _ in expected))
+    known = _found.setdefault(connection.engine, set())
+    if situation in known:
+        return
+    standing = {each.identity for each in standing_objects(connection)}
+    wanted = wanted_objects(connection, trail, expected, append_only=False)
+    # Who may write need not see the functions.
+    missing = {each.table or each.name for each in wanted if each.kind != "function" and each.identity not in standing}
+    if missing:
+        raise TriggersMissingError(missing)
+    known.add(situation)
+
+
+_found: WeakKeyDictionary[Engine, set[tuple[Any, ...]]] = WeakKeyDictionary()
+"""Which tables, at which places, were seen to have their triggers."""
+
+
+def _execute(connection: Connection, statement: str) -> None:
+    # Without parameters no driver takes a % for the place of one; and it is no write of the application's.
+    try:
+        connection.exec_driver_sql(statement, execution_options={"no_parameters": True, "sqlaudit": False})
+    except DBAPIError as error:
+        module = _module(connection)
+        remedy = module.missing_right(error) if module.__name__.endswith(".mysql") else None
+        if remedy is None:
+            raise
+        raise CaptureError(f"The triggers can't be installed: {remedy}.") from error
+
+
+def _module(connection: Connection) -> Any:
+    name = _MODULES.get(connection.dialect.name)
+    if name is None:
+        raise CaptureError(
+            f"Triggers can be had on PostgreSQL, SQLite, MariaDB and MySQL; this database is {connection.dialect.name}."
+        )
+    return importlib.import_module(f"sqlaudit.capture.triggers.{name}")

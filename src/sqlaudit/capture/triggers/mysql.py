@@ -1,0 +1,200 @@
+"""
+The triggers of MariaDB and MySQL.
+
+They fire for each row. What a foreign key does to the rows that refer fires
+nothing, so the triggers of the table that they refer to record it. TRUNCATE
+can't be seen: don't grant DROP, which it needs.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from sqlalchemy import Connection, Table, text
+from sqlalchemy.exc import DBAPIError
+
+from sqlaudit.capture.division import tables_with_triggers
+from sqlaudit.capture.rows import AuditedTable
+from sqlaudit.capture.triggers.mysql_cascades import cascades, foreign_keys
+from sqlaudit.capture.triggers.mysql_changes import Place, Writer
+from sqlaudit.capture.triggers.mysql_values import FUNCTIONS, identifier, literal
+from sqlaudit.capture.triggers.objects import GUARD, UNREADABLE, DatabaseObject
+from sqlaudit.exceptions import CaptureError
+
+__all__ = ["guards", "missing_right", "standing", "wanted"]
+
+_SQL_MODE: Final = "STRICT_ALL_TABLES"
+"""A trigger has the mode of its creation: nothing is cut off, whatever the mode of the writer."""
+
+_MAX_NAME: Final = 64
+
+
+def wanted(connection: Connection, tables: Sequence[AuditedTable], trail: Table) -> Iterator[DatabaseObject]:
+    """Yield what should stand for *tables*, which are in the database, in the order of creation."""
+    default, places = _default_schema(connection), _schemas(connection)
+    trail_place = Place(places.get(trail.schema, trail.schema) or default, trail.name)
+    writers: dict[Place, Writer] = {}
+    for audited in tables:
+        place = Place(places.get(audited.table.schema, audited.table.schema) or default, audited.table.name)
+        writers[place] = Writer(place, audited, trail, trail_place, connection.dialect)
+    triggers = list(_triggers(connection, writers, default))
+    # A trigger finds the functions of its own schema.
+    for schema in sorted({trigger.schema or default for trigger in triggers}):
+        for name, (parameters, body) in FUNCTIONS.items():
+            yield _function(None if schema == default else schema, name, parameters, body)
+    yield from triggers
+
+
+def guards(connection: Connection, trail: Table) -> Iterator[DatabaseObject]:
+    """Yield what refuses to update or delete what *trail* holds; TRUNCATE, which needs the right to DROP, can't be."""
+    default, places = _default_schema(connection), _schemas(connection)
+    place = Place(places.get(trail.schema, trail.schema) or default, trail.name)
+    for event, unless in (("UPDATE", "FALSE"), ("DELETE", "JSON_VALUE(@sqlaudit_published, '$.retention') <=> 1")):
+        yield _trigger(
+            place, _name(f"{GUARD}_{event.lower()}_", place.name), f"BEFORE {event}", _GUARD.format(unless), default
+        )
+
+
+_GUARD: Final = """\
+BEGIN
+  -- sqlaudit, version 1: the trail is only added to
+  IF NOT ({}) THEN
+    SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'the audit trail is append-only; purge_changes() deletes old changes';
+  END IF;
+END"""
+
+
+def standing(connection: Connection) -> Iterator[DatabaseObject]:
+    """Yield what stands there of ours."""
+    default, places = _default_schema(connection), _schemas(connection)
+    schemas = {default, *(places.get(table.schema, table.schema) or default for table, _ in tables_with_triggers())}
+    schemas |= {key.referred.schema for key in foreign_keys(connection, schemas)}
+    functions = text("SELECT routine_name FROM information_schema.routines WHERE routine_schema = :schema")
+    for schema in sorted(schemas):
+        there = set(connection.scalars(functions, {"schema": schema}))
+        for name, (parameters, _) in FUNCTIONS.items():
+            if name in there:
+                mode, body = _shown(connection, f"FUNCTION {identifier(schema, name)}", r"\n(?=BEGIN)")
+                yield _function(None if schema == default else schema, name, parameters, body, mode)
+    triggers = text(
+        "SELECT event_object_table, trigger_name, action_timing, event_manipulation FROM information_schema.triggers "
+        # A trigger is in the schema of its table; asked otherwise, the server opens the tables of all schemas.
+        "WHERE event_object_schema = :schema AND trigger_name LIKE 'sqlaudit%'"
+    )
+    for schema in sorted(schemas):
+        for table, name, timing, event in connection.execute(triggers, {"schema": schema}).all():
+            if name.startswith(_PREFIXES):
+                mode, body = _shown(connection, f"TRIGGER {identifier(schema, name)}", r"(?i:FOR EACH ROW)\s")
+                yield _trigger(Place(schema, table), name, f"{timing} {event}", body, default, mode)
+
+
+def _shown(connection: Connection, what: str, head: str) -> tuple[str, str]:
+    """
+    Return the sql_mode of a trigger or function, and its body, which comes after *head*.
+
+    In information_schema literals are unescaped.
+    """
+    try:
+        shown = connection.exec_driver_sql(f"SHOW CREATE {what}", execution_options={"no_parameters": True}).one()
+    except DBAPIError as error:
+        if _number(error) not in _DENIED:
+            raise
+        return _SQL_MODE, UNREADABLE
+    return shown[1], UNREADABLE if shown[2] is None else re.split(head, shown[2], maxsplit=1)[-1]
+
+
+_DENIED: Final = {1044, 1142, 1227, 1305, 1370, 1419}
+"""The errors of a missing right; functions that one may not execute don't exist."""
+
+
+def _number(error: DBAPIError) -> int | None:
+    arguments = getattr(error.orig, "args", ())
+    return arguments[0] if arguments and isinstance(arguments[0], int) else None
+
+
+def missing_right(error: DBAPIError) -> str | None:
+    """Return what to do about an error of installing that comes from a missing right; None for other errors."""
+    if _number(error) not in _DENIED:
+        return None
+    return (
+        "this user of the database may not create triggers. GRANT TRIGGER, CREATE ROUTINE and ALTER ROUTINE on the schema "
+        "to who installs them; where the binary log is on, SUPER, too, or set log_bin_trust_function_creators = 1. Who "
+        "only writes rows needs none of it"
+    )
+
+
+# --- the triggers ----------------------------------------------------------------------------------------------------
+
+
+def _triggers(connection: Connection, writers: Mapping[Place, Writer], default: str) -> Iterator[DatabaseObject]:
+    for place, writer in writers.items():
+        for event, body in (("INSERT", writer.insert()), ("UPDATE", writer.update()), ("DELETE", writer.delete())):
+            name = _name(f"sqlaudit_{event.lower()}_", place.name)
+            yield _trigger(place, name, f"AFTER {event}", body, default)
+    keys = foreign_keys(connection, {place.schema for place in writers})
+    for place, event, body in cascades(keys, writers):
+        name = _name(f"sqlaudit_before_{event.lower()}_", place.name)
+        yield _trigger(place, name, f"BEFORE {event}", body, default)
+
+
+_PREFIXES: Final = tuple(
+    f"sqlaudit_{event}_" for event in ("insert", "update", "delete", "before_update", "before_delete", "guard")
+)
+
+
+def _name(prefix: str, table: str) -> str:
+    """Return the name of a trigger: with a hash where the table's doesn't fit, or could be mistaken for another."""
+    if re.fullmatch("[a-z0-9_]+", table) and len(prefix + table) <= _MAX_NAME:
+        return prefix + table
+    digest = hashlib.sha256(table.encode()).hexdigest()[:8]
+    return f"{(prefix + table)[: _MAX_NAME - 9]}_{digest}"
+
+
+def _trigger(place: Place, name: str, event: str, body: str, default: str, sql_mode: str = _SQL_MODE) -> DatabaseObject:
+    schema = None if place.schema == default else place.schema
+    trigger = identifier(schema, name)
+    return DatabaseObject(
+        kind="trigger",
+        schema=schema,
+        table=place.name,
+        name=name,
+        definition=f"{event}, {sql_mode}\n{body}",
+        create=(
+            f"{_WITH_MODE}CREATE TRIGGER {trigger} {event} ON {identifier(schema, place.name)}\nFOR EACH ROW\n{body}"
+        ),
+        drop=f"DROP TRIGGER IF EXISTS {trigger}",
+    )
+
+
+def _function(schema: str | None, name: str, parameters: str, body: str, sql_mode: str = _SQL_MODE) -> DatabaseObject:
+    returns = "BOOLEAN" if name == "sqlaudit_same" else "LONGTEXT CHARACTER SET utf8mb4"
+    return DatabaseObject(
+        kind="function",
+        schema=schema,
+        table=None,
+        name=name,
+        definition=f"{sql_mode}\n{body}",
+        create=f"{_WITH_MODE}CREATE FUNCTION {identifier(schema, name)}({parameters}) RETURNS {returns} "
+        f"DETERMINISTIC NO SQL\n{body}",
+        drop=f"DROP FUNCTION IF EXISTS {identifier(schema, name)}",
+    )
+
+
+_WITH_MODE: Final = f"/*M! SET STATEMENT sql_mode = {literal(_SQL_MODE)} FOR */\n"
+"""MariaDB's. MySQL reads a comment, and creates with the mode of the connection."""
+
+
+# --- the database ----------------------------------------------------------------------------------------------------
+
+
+def _default_schema(connection: Connection) -> str:
+    schema = connection.exec_driver_sql("SELECT DATABASE()").scalar()
+    if schema is None:
+        raise CaptureError("The connection has no default database, so triggers have no place; name one in its URL.")
+    return str(schema)
+
+
+def _schemas(connection: Connection) -> Mapping[str | None, str | None]:
+    places: Mapping[str | None, str | None] = connection.get_execution_options().get("schema_translate_map") or {}
+    return places

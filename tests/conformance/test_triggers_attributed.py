@@ -1,0 +1,471 @@
+"""Law 5 for rows that triggers capture: who writes is told to the transaction, and believed in no other."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from sqlalchemy import ForeignKey, String, delete, event, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from conformance_setup import Maker, changes_of, start_audit, story_of
+from databases import Database
+from observing import StoredChange, sent_statements, stored_trail
+from sqlaudit import (
+    Capture,
+    SQLAuditConfig,
+    audit_context,
+    audited_connection,
+    create_audit_tables_sync,
+    register_hooks,
+    set_config,
+    track_table,
+)
+from sqlaudit.exceptions import ActorRequiredError, CaptureError, TriggersMissingError, UncapturedStatementError
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+@track_table(capture=Capture.TRIGGERS)
+class Account(Base):
+    __tablename__ = "told_account"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(String(40))
+
+
+class Note(Base):
+    """Nobody tracks it."""
+
+    __tablename__ = "told_note"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    text: Mapped[str] = mapped_column(String(40))
+
+
+class Holder(Base):
+    """Not tracked; its rows take tracked ones with them."""
+
+    __tablename__ = "told_holder"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+
+
+@track_table(capture=Capture.TRIGGERS)
+class Held(Base):
+    __tablename__ = "told_held"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    holder_id: Mapped[int] = mapped_column(ForeignKey("told_holder.id", ondelete="CASCADE"))
+
+
+@track_table(capture=Capture.BOTH)
+class Moving(Base):
+    __tablename__ = "told_moving"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(String(40))
+
+
+@track_table(capture=Capture.SESSION)
+class Kept(Base):
+    __tablename__ = "told_kept"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(String(40))
+
+
+@pytest.fixture(name="started", autouse=True)
+async def _started(maker: Maker) -> None:
+    await start_audit(maker, Base)
+
+
+async def write_raw(engine: AsyncEngine, sql: str) -> None:
+    """Write as a client that has never heard of sqlaudit."""
+    async with engine.begin() as connection:
+        await connection.execute(text(sql))
+
+
+async def actors(engine: AsyncEngine) -> list[tuple[str, str | None]]:
+    """Return which resource was changed by whom, in the order of the trail."""
+    return [(change.resource_id, change.changed_by) for change in await stored_trail(engine)]
+
+
+async def last(engine: AsyncEngine) -> StoredChange:
+    """Return the newest change."""
+    return (await stored_trail(engine))[-1]
+
+
+async def test_a_session_says_who_writes(maker: Maker, engine: AsyncEngine) -> None:
+    """Actor, impersonator, reason and facts of the flush stand with what the trigger records."""
+    async with maker() as session:
+        with audit_context(user_id=42, impersonated_by="boß", reason="a 'reason' ✓", request={"id": [1, None]}):
+            session.add(Account(id=1, name="a"))
+            await session.commit()
+
+    change = await last(engine)
+    assert (change.changed_by, change.impersonated_by, change.reason, change.context) == (
+        "42",
+        "boß",
+        "a 'reason' ✓",
+        {"request": {"id": [1, None]}},
+    )
+    assert await story_of(maker, Account) == [("insert", {"id": (None, 1), "name": (None, "a")})]
+
+
+async def test_both_captures_share_a_transaction(maker: Maker, engine: AsyncEngine) -> None:
+    """Changes of both captures in one transaction, across flushes and savepoints, have one transaction id."""
+    async with maker() as session:
+        session.add(Account(id=1, name="a"))
+        await session.flush()
+        async with session.begin_nested():
+            session.add(Kept(id=1, name="a"))
+        await session.execute(update(Account).values(name="b"))
+        await session.commit()
+        session.add(Account(id=2, name="c"))
+        await session.commit()
+
+    first, second, third, fourth = await stored_trail(engine)
+    assert first.transaction_id == second.transaction_id == third.transaction_id != fourth.transaction_id
+    assert {first.resource_type, second.resource_type} == {"Account", "Kept"}
+
+
+async def test_who_says_nothing_is_nobody(maker: Maker, engine: AsyncEngine, database: Database) -> None:
+    """A client that says nothing is recorded with what the database knows of it."""
+    await write_raw(engine, "INSERT INTO told_account (id, name) VALUES (1, 'a')")
+
+    change = await last(engine)
+    assert (change.operation, change.changed_by, change.reason) == ("insert", None, None)
+    if database.kind == "sqlite":
+        assert change.context is None
+    else:
+        assert change.context is not None
+        assert change.context["database_user"] in {"postgres", "root"}
+    assert change.transaction_id[12] == "7"
+
+
+async def test_a_later_writer_is_not_taken_for_the_last(maker: Maker, engine: AsyncEngine, database: Database) -> None:
+    """On the connection that a session gave back, a raw writer is nobody; so is one after a rollback."""
+    one = database.make_async_engine(pool_size=1, max_overflow=0)
+    sessions = maker.class_
+    async with sessions(one) as session:
+        register_hooks(session)
+        with audit_context(user_id=1):
+            session.add(Account(id=1, name="a"))
+            await session.commit()
+    await write_raw(one, "UPDATE told_account SET name = 'b' WHERE id = 1")
+    async with sessions(one) as session:
+        register_hooks(session)
+        with audit_context(user_id=2):
+            session.add(Account(id=2, name="a"))
+            await session.flush()
+            await session.rollback()
+    await write_raw(one, "UPDATE told_account SET name = 'c' WHERE id = 1")
+    await one.dispose()
+
+    assert await actors(engine) == [("1", "1"), ("1", None), ("1", None)]
+
+
+async def test_a_lent_connection_does_not_keep_the_actor(engine: AsyncEngine) -> None:
+    """After the session's transaction, what its owner writes on a connection that was lent to it is nobody's."""
+    async with engine.connect() as connection, AsyncSession(connection) as session:
+        register_hooks(session)
+        with audit_context(user_id=1):
+            session.add(Account(id=1, name="a"))
+            await session.commit()
+        await connection.execute(text("UPDATE told_account SET name = 'b'"))
+        await connection.commit()
+        with audit_context(user_id=2):
+            session.add(Account(id=2, name="a"))
+            await session.flush()
+            await session.rollback()
+        await connection.execute(text("UPDATE told_account SET name = 'c'"))
+        await connection.commit()
+
+    assert await actors(engine) == [("1", "1"), ("1", None), ("1", None)]
+
+
+async def test_a_savepoint_that_is_rolled_back_takes_nobody_along(maker: Maker, engine: AsyncEngine) -> None:
+    """What was told in a savepoint is told again after its rollback."""
+    async with maker() as session:
+        with audit_context(user_id=7):
+            savepoint = await session.begin_nested()
+            session.add(Account(id=1, name="a"))
+            await session.flush()
+            await savepoint.rollback()
+            session.add(Account(id=2, name="b"))
+            await session.flush()
+            connection = await session.connection()
+            inner = await connection.begin_nested()
+            await session.execute(update(Account).values(name="c"))
+            await inner.rollback()
+            await session.execute(update(Account).values(name="d"))
+            await session.commit()
+
+    assert await actors(engine) == [("2", "7"), ("2", "7")]
+    assert len({change.transaction_id for change in await stored_trail(engine)}) == 1
+
+
+async def test_the_actor_may_change_within_a_transaction(maker: Maker, engine: AsyncEngine) -> None:
+    """Each flush is by whom its context names."""
+    async with maker() as session:
+        for number in (1, 2, 3):
+            with audit_context(user_id=number):
+                session.add(Account(id=number, name="a"))
+                await session.flush()
+        await session.commit()
+
+    assert await actors(engine) == [("1", "1"), ("2", "2"), ("3", "3")]
+
+
+async def test_text_of_a_session_is_its_own(maker: Maker, engine: AsyncEngine) -> None:
+    """DML in text, which session capture refuses, is recorded with the session's actor; so is DML in a CTE."""
+    async with maker() as session:
+        with audit_context(user_id=5):
+            await session.execute(text("INSERT INTO told_account (id, name) VALUES (1, 'a')"))
+            await (await session.connection()).exec_driver_sql("UPDATE told_account SET name = 'b'")
+            if engine.dialect.name == "postgresql":
+                changed = update(Account).values(name="c").returning(Account.id).cte()
+                await session.execute(select(changed.c.id))
+            await session.execute(text("DELETE FROM told_account"))
+            await session.commit()
+
+    assert {actor for _, actor in await actors(engine)} == {"5"}
+    assert [operation for operation, _ in await story_of(maker, Account)][-1] == "delete"
+
+
+async def test_cascades_of_untracked_rows_are_attributed(maker: Maker, engine: AsyncEngine, database: Database) -> None:
+    """A delete of an untracked row that takes tracked ones with it is by whom the session says."""
+    strict = database.make_async_engine()
+    if database.kind == "sqlite":
+
+        @event.listens_for(strict.sync_engine, "connect")
+        def _(connection: Any, _: Any) -> None:
+            connection.execute("PRAGMA foreign_keys = ON")
+
+    async with maker.class_(strict) as session:
+        register_hooks(session)
+        session.add(Holder(id=1))
+        await session.flush()
+        session.add_all([Held(id=1, holder_id=1), Held(id=2, holder_id=1)])
+        await session.commit()
+        with audit_context(user_id=9):
+            await session.execute(delete(Holder))
+            await session.commit()
+    await strict.dispose()
+
+    gone = [change for change in await stored_trail(engine) if change.operation == "delete"]
+    assert sorted((change.resource_id, change.changed_by) for change in gone) == [("1", "9"), ("2", "9")]
+
+
+async def test_nothing_is_told_for_nothing(maker: Maker, engine: AsyncEngine) -> None:
+    """Reads, and writes of untracked tables, tell the database nothing; a transaction is told once."""
+    async with maker() as session:
+        session.add(Account(id=1, name="a"))
+        await session.commit()
+    with audit_context(user_id=1), sent_statements(engine) as sent:
+        async with maker() as session:
+            await session.scalars(select(Account))
+            session.add(Note(id=1, text="a"))
+            await session.commit()
+            assert [each for each in sent if "published" in each.sql] == []
+            session.add(Account(id=2, name="a"))
+            await session.flush()
+            session.add(Account(id=3, name="a"))
+            await session.execute(update(Account).values(name="b"))
+            await session.commit()
+
+    told = [each.verb for each in sent if "published" in each.sql]
+    assert told == (["INSERT", "DELETE"] if engine.dialect.name == "sqlite" else told[:1])
+    assert len(told) in {1, 2}
+
+
+async def test_many_tasks_keep_their_actors(maker: Maker, engine: AsyncEngine, database: Database) -> None:
+    """Tasks with sessions of their own, and raw writers between them, share a small pool and no actor."""
+    shared = database.make_async_engine(
+        pool_size=2, max_overflow=0, connect_args={"timeout": 30} if database.kind == "sqlite" else {}
+    )
+
+    async def write(number: int) -> None:
+        if number % 3 == 0:
+            await write_raw(shared, f"INSERT INTO told_account (id, name) VALUES ({number}, 'raw')")
+            return
+        async with maker.class_(shared) as session:
+            register_hooks(session)
+            with audit_context(user_id=number):
+                session.add(Account(id=number, name="a"))
+                await session.flush()
+                await asyncio.sleep(0)
+                await (session.rollback() if number % 5 == 0 else session.commit())
+
+    numbers = range(1, 31)
+    await asyncio.gather(*map(write, numbers))
+    await shared.dispose()
+
+    expected = {
+        (str(number), None if number % 3 == 0 else str(number))
+        for number in numbers
+        if number % 3 == 0 or number % 5 != 0
+    }
+    assert {*await actors(engine)} == expected
+
+
+async def test_a_callback_is_asked(maker: Maker, engine: AsyncEngine) -> None:
+    """Where no context names a user, the configured callback is asked; it may be a coroutine function."""
+
+    async def who() -> int:
+        await asyncio.sleep(0)
+        return 77
+
+    set_config(SQLAuditConfig(get_user_id_callback=who))
+    async with maker() as session:
+        session.add(Account(id=1, name="a"))
+        await session.commit()
+        await session.execute(update(Account).values(name="b"))
+        await session.commit()
+
+    assert await actors(engine) == [("1", "77"), ("1", "77")]
+
+
+async def test_nobody_is_refused_where_somebody_is_required(maker: Maker, engine: AsyncEngine) -> None:
+    """With require_user nothing is sent for nobody, and the session stays usable."""
+    set_config(SQLAuditConfig(require_user=True))
+    async with maker() as session:
+        with sent_statements(engine) as sent:
+            with pytest.raises(ActorRequiredError, match="Account"):
+                await session.execute(insert(Account).values(id=1, name="a"))
+            assert [each for each in sent if each.verb == "INSERT"] == []
+        with audit_context(user_id=1):
+            await session.execute(insert(Account).values(id=1, name="a"))
+            await session.commit()
+
+    assert await actors(engine) == [("1", "1")]
+
+
+async def test_a_flush_of_nobody_is_refused_where_somebody_is_required(maker: Maker, engine: AsyncEngine) -> None:
+    """With require_user a flush of nobody writes nothing."""
+    set_config(SQLAuditConfig(require_user=True))
+    async with maker() as session:
+        session.add(Account(id=1, name="a"))
+        with pytest.raises(ActorRequiredError, match="Account"):
+            await session.flush()
+
+    assert await stored_trail(engine) == []
+
+
+async def test_a_raw_connection_can_say_who_writes(engine: AsyncEngine) -> None:
+    """Within the block every transaction of the connection is told; afterwards it is nobody's again."""
+    async with engine.connect() as connection:
+        with audit_context(reason="import", batch=7):
+            async with audited_connection(connection, user_id=42) as same:
+                assert same is connection
+                await connection.execute(text("INSERT INTO told_account (id, name) VALUES (1, 'a')"))
+                await connection.exec_driver_sql("UPDATE told_account SET name = 'b'")
+                await connection.commit()
+                await connection.execute(text("UPDATE told_account SET name = 'c'"))
+                await connection.rollback()
+                await connection.execute(text("UPDATE told_account SET name = 'd'"))
+                await connection.commit()
+                await connection.execute(text("UPDATE told_account SET name = 'e'"))
+            await connection.execute(text("UPDATE told_account SET name = 'f'"))
+            await connection.commit()
+
+    trail = await stored_trail(engine)
+    assert [(change.changed_by, change.reason) for change in trail] == [("42", "import")] * 4 + [(None, None)]
+    assert trail[0].context == {"batch": 7}
+    first, second, third, fourth, _ = (change.transaction_id for change in trail)
+    assert first == second
+    assert len({first, third, fourth}) == 3
+
+
+async def test_a_raw_connection_without_asyncio_can_say_who_writes(database: Database, engine: AsyncEngine) -> None:
+    """The same for a plain Connection; a block that fails leaves nothing behind."""
+    plain = database.make_engine()
+    with plain.connect() as connection:
+        with audited_connection(connection, user_id="x"):
+            connection.execute(text("INSERT INTO told_account (id, name) VALUES (1, 'a')"))
+            connection.commit()
+        with pytest.raises(Exception, match=r"(?i)unique|duplicate"), audited_connection(connection, user_id="y"):
+            connection.execute(text("INSERT INTO told_account (id, name) VALUES (1, 'a')"))
+        connection.rollback()
+        connection.execute(text("UPDATE told_account SET name = 'b'"))
+        connection.commit()
+    plain.dispose()
+
+    assert await actors(engine) == [("1", "x"), ("1", None)]
+
+
+async def test_a_session_needs_no_audited_connection(maker: Maker, engine: AsyncEngine) -> None:
+    """Giving something else than a connection is an error that says what to do."""
+    refused: Any = audited_connection
+    async with maker() as session:
+        with pytest.raises(TypeError, match="audit_context"):
+            refused(session, user_id=1)
+    async with engine.connect() as connection:
+        autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        with pytest.raises(CaptureError, match="AUTOCOMMIT"):
+            await audited_connection(autocommit, user_id=1).__aenter__()
+
+
+async def test_missing_triggers_are_noticed(database: Database, maker: Maker, engine: AsyncEngine) -> None:
+    """What nobody would record isn't written."""
+    plain = database.make_engine()
+    with plain.begin() as connection:
+        for name in ("told_account", "sqlaudit_change"):
+            connection.execute(text(f"DROP TABLE {name}"))
+        connection.execute(text("CREATE TABLE told_account (id INTEGER PRIMARY KEY, name VARCHAR(40))"))
+    fresh = database.make_async_engine()
+    async with maker.class_(fresh) as session:
+        register_hooks(session)
+        session.add(Account(id=1, name="a"))
+        with pytest.raises(TriggersMissingError, match="create_audit_tables"):
+            await session.flush()
+        await session.rollback()
+        create_audit_tables_sync(plain)
+        session.add(Account(id=1, name="a"))
+        await session.commit()
+    plain.dispose()
+    await fresh.dispose()
+
+    assert await actors(engine) == [("1", None)]
+
+
+async def test_each_change_is_recorded_once_while_a_table_moves(maker: Maker, engine: AsyncEngine) -> None:
+    """With both captures, the session records what passes through it, and triggers the rest."""
+    async with maker() as session:
+        with audit_context(user_id=1):
+            session.add(Moving(id=1, name="a"))
+            await session.commit()
+            await session.execute(update(Moving).values(name="b"))
+            with pytest.raises(UncapturedStatementError):
+                await session.execute(text("DELETE FROM told_moving"))
+            await session.commit()
+    await write_raw(engine, "UPDATE told_moving SET name = 'c'")
+    async with maker() as session:
+        with audit_context(user_id=2):
+            await session.delete(await session.get_one(Moving, 1))
+            await session.commit()
+
+    changes = await changes_of(maker, Moving)
+    assert [(change.operation, change.changed_by) for change in changes if change.field_name == "name"] == [
+        ("insert", "1"),
+        ("update", "1"),
+        ("update", None),
+        ("delete", "2"),
+    ]
+    await story_of(maker, Moving)
+
+
+async def test_plain_sessions_say_who_writes(database: Database, engine: AsyncEngine) -> None:
+    """A Session without asyncio tells the same."""
+    plain = database.make_engine()
+    with Session(plain) as session:
+        register_hooks(session)
+        with audit_context(user_id=3):
+            session.add(Account(id=1, name="a"))
+            session.commit()
+    plain.dispose()
+
+    assert await actors(engine) == [("1", "3")]

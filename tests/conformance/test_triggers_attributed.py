@@ -423,7 +423,7 @@ async def test_missing_triggers_are_noticed(database: Database, maker: Maker, en
         with pytest.raises(TriggersMissingError, match="create_audit_tables"):
             await session.flush()
         await session.rollback()
-        create_audit_tables_sync(plain)
+        create_audit_tables_sync(plain, metadata=Base.metadata)
         session.add(Account(id=1, name="a"))
         await session.commit()
     plain.dispose()

@@ -84,7 +84,7 @@ async def test_a_table_moves_to_triggers_and_back(maker: Maker, engine: AsyncEng
             writers.append(await start(starter, engine, Capture.BOTH))
             os.kill(writers.pop(0), signal.SIGKILL)
             set_config(SQLAuditConfig(capture=Capture.BOTH))
-            await create_audit_tables(own)
+            await create_audit_tables(own, metadata=Base.metadata)
             raw = asyncio.create_task(write_raw(own))
             await until_written(engine, None)
             await until_written(engine, f"process {writers[0]}")
@@ -98,7 +98,7 @@ async def test_a_table_moves_to_triggers_and_back(maker: Maker, engine: AsyncEng
             with contextlib.suppress(asyncio.CancelledError):
                 await raw
             set_config(SQLAuditConfig(capture=Capture.SESSION))
-            await create_audit_tables(own)
+            await create_audit_tables(own, metadata=Base.metadata)
             writers.append(await start(starter, engine, Capture.SESSION))
             await until_written(engine, f"process {writers[0]}")
         finally:

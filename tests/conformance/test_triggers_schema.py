@@ -76,6 +76,21 @@ async def create(engine: AsyncEngine, table: Table, **config: Any) -> None:
         await connection.run_sync(table.metadata.create_all)
 
 
+def declared() -> MetaData:
+    """Return the MetaData of the table declared last: those of other tests may have tables of the same names."""
+    return _declared[-1].metadata
+
+
+async def install(engine: AsyncEngine) -> None:
+    """Bring the triggers to what is declared."""
+    await create_audit_tables(engine, metadata=declared())
+
+
+async def findings(engine: AsyncEngine) -> list[SchemaFinding]:
+    """Return what isn't as it should be."""
+    return await check_audit_schema(engine, metadata=declared())
+
+
 async def execute(engine: AsyncEngine, *statements: str) -> None:
     """Execute SQL as a client that has never heard of sqlaudit."""
     async with engine.begin() as connection:
@@ -85,16 +100,16 @@ async def execute(engine: AsyncEngine, *statements: str) -> None:
 
 async def problems(engine: AsyncEngine) -> set[tuple[str, str]]:
     """Return kind and problem of all that isn't as it should be."""
-    return {(each.kind, each.problem) for each in await check_audit_schema(engine)}
+    return {(each.kind, each.problem) for each in await findings(engine)}
 
 
 async def test_installing_twice_is_installing_once(engine: AsyncEngine) -> None:
     """What stands as it should is left alone."""
     await create(engine, tracked(capture=Capture.TRIGGERS), append_only=True)
-    assert await check_audit_schema(engine) == []
+    assert await findings(engine) == []
 
     with sent_statements(engine) as sent:
-        await create_audit_tables(engine)
+        await install(engine)
     assert [each for each in sent if each.verb in {"CREATE", "DROP", "ALTER", "/*M!"}] == []
 
 
@@ -120,12 +135,12 @@ async def test_missing_triggers_are_found(engine: AsyncEngine, database: Databas
     }
     await execute(engine, dropped[database.kind])
 
-    (finding,) = await check_audit_schema(engine)
+    (finding,) = await findings(engine)
     assert (finding.kind, finding.problem) == ("trigger", "missing")
     assert "sqlaudit_update" in str(finding)
     assert "create_audit_tables" in str(finding)
-    await create_audit_tables(engine)
-    assert await check_audit_schema(engine) == []
+    await install(engine)
+    assert await findings(engine) == []
 
 
 async def test_outdated_triggers_are_found(maker: Maker, engine: AsyncEngine) -> None:
@@ -135,8 +150,8 @@ async def test_outdated_triggers_are_found(maker: Maker, engine: AsyncEngine) ->
     table = tracked(capture=Capture.TRIGGERS)
 
     assert {problem for _, problem in await problems(engine)} == {"outdated"}
-    await create_audit_tables(engine)
-    assert await check_audit_schema(engine) == []
+    await install(engine)
+    assert await findings(engine) == []
     await execute(engine, "INSERT INTO person (id, name, email) VALUES (1, 'a', 'b')")
     (change,) = await stored_trail(engine)
     assert change.new_values == {"id": 1, "name": "a", "email": "b"}
@@ -160,8 +175,8 @@ async def test_altered_triggers_are_outdated(engine: AsyncEngine, database: Data
     await execute(engine, *statements[database.kind])
 
     assert ("trigger", "outdated") in await problems(engine)
-    await create_audit_tables(engine)
-    assert await check_audit_schema(engine) == []
+    await install(engine)
+    assert await findings(engine) == []
 
 
 async def test_triggers_that_nobody_wants_are_foreign(engine: AsyncEngine) -> None:
@@ -173,8 +188,8 @@ async def test_triggers_that_nobody_wants_are_foreign(engine: AsyncEngine) -> No
     found = await problems(engine)
     assert ("trigger", "foreign") in found
     assert {problem for _, problem in found} == {"foreign"}
-    await create_audit_tables(engine)
-    assert await check_audit_schema(engine) == []
+    await install(engine)
+    assert await findings(engine) == []
     await execute(engine, "INSERT INTO person (id, name) VALUES (1, 'a')")
     assert await stored_trail(engine) == []
 
@@ -185,13 +200,13 @@ async def test_columns_that_wait_for_their_migration_are_found(maker: Maker, eng
     table = tracked(capture=Capture.TRIGGERS)
     await create(engine, table, session_factory=maker)
 
-    (finding,) = await check_audit_schema(engine)
+    (finding,) = await findings(engine)
     assert (finding.kind, finding.problem, finding.name) == ("column", "missing", "email")
     assert "migrate" in str(finding)
     await execute(engine, "INSERT INTO person (id, name) VALUES (1, 'a')")
     await execute(engine, "ALTER TABLE person ADD COLUMN email VARCHAR(40)")
     assert "outdated" in {problem for _, problem in await problems(engine)}
-    await create_audit_tables(engine)
+    await install(engine)
     await execute(engine, "UPDATE person SET email = 'e'")
 
     inserted, updated = await stored_trail(engine)
@@ -203,7 +218,7 @@ async def test_a_missing_trail_is_found(engine: AsyncEngine, database: Database)
     """Without the trail's table nothing can be recorded."""
     set_config(SQLAuditConfig())
     plain = database.make_engine()
-    (finding,) = check_audit_schema_sync(plain)
+    (finding,) = check_audit_schema_sync(plain, metadata=MetaData())
     plain.dispose()
 
     assert finding == SchemaFinding(kind="table", problem="missing", name="sqlaudit_change", table="sqlaudit_change")
@@ -254,7 +269,7 @@ async def test_a_guarded_trail_is_only_added_to(engine: AsyncEngine, database: D
     assert await stored_trail(engine) == before
     # Nobody who forgets to say so takes the guard away.
     set_config(SQLAuditConfig())
-    await create_audit_tables(engine)
+    await install(engine)
     await refused(engine, "DELETE FROM sqlaudit_change")
 
 
@@ -269,7 +284,7 @@ async def test_sessions_write_to_a_guarded_trail(maker: Maker, engine: AsyncEngi
             await session.commit()
 
     assert [change.changed_by for change in await stored_trail(engine)] == ["1"]
-    assert await check_audit_schema(engine) == []
+    assert await findings(engine) == []
     await refused(engine, "DELETE FROM sqlaudit_change")
 
 

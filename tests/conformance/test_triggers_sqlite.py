@@ -57,6 +57,11 @@ def tracked(name: str, *columns: Any, **options: Any) -> Table:
     return table
 
 
+def declared() -> MetaData:
+    """Return the MetaData of the table declared last: those of other tests may have tables of the same names."""
+    return _declared[-1].metadata
+
+
 def install(engine: Engine, *tables: Table, ddl: Sequence[str] = ()) -> None:
     """Create the tables, by *ddl* where SQLAlchemy has no words for it, the trail and the triggers."""
     set_config(SQLAuditConfig())
@@ -296,9 +301,9 @@ def test_what_triggers_of_the_application_write_is_told(plain: Engine, client: s
     client.execute(later)
 
     # SQLite lets the newest trigger go first: ours have to be made anew.
-    assert {each.problem for each in check_audit_schema_sync(plain)} == {"outdated"}
-    create_audit_tables_sync(plain)
-    assert check_audit_schema_sync(plain) == []
+    assert {each.problem for each in check_audit_schema_sync(plain, metadata=declared())} == {"outdated"}
+    create_audit_tables_sync(plain, metadata=declared())
+    assert check_audit_schema_sync(plain, metadata=declared()) == []
     for statement in (
         "INSERT INTO noted VALUES (1, ' a ', 0), (2, 'b', 0), (3, 'gone', 0)",
         "INSERT INTO noted VALUES (4, 'a  ', 0)",
@@ -378,7 +383,7 @@ def test_names_may_be_anything(plain: Engine, name: str) -> None:
     key = f"{name} id"
     table = tracked(name, Column(key, Integer, primary_key=True), Column(name, String, unique=True), table_label=name)
     install(plain, table)
-    assert check_audit_schema_sync(plain) == []
+    assert check_audit_schema_sync(plain, metadata=declared()) == []
     with plain.begin() as connection:
         connection.execute(table.insert().values({key: 1, name: "a"}))
         connection.execute(table.update().values({name: name}))
@@ -681,10 +686,10 @@ def test_tables_of_the_triggers_that_were_altered_are_found(plain: Engine, clien
     client.execute("DROP TABLE sqlaudit_published")
     client.execute("CREATE TABLE sqlaudit_published (one INTEGER PRIMARY KEY, document TEXT)")
 
-    found = {(each.kind, each.problem, each.name) for each in check_audit_schema_sync(plain)}
+    found = {(each.kind, each.problem, each.name) for each in check_audit_schema_sync(plain, metadata=declared())}
     assert found == {("table", "outdated", "sqlaudit_published"), ("table", "missing", "sqlaudit_replaced")}
-    create_audit_tables_sync(plain)
-    assert check_audit_schema_sync(plain) == []
+    create_audit_tables_sync(plain, metadata=declared())
+    assert check_audit_schema_sync(plain, metadata=declared()) == []
     with plain.begin() as connection:
         connection.exec_driver_sql("INSERT INTO account VALUES (1, 'a')")
     assert len(trail_of(plain)) == 1

@@ -42,8 +42,8 @@ MUTATIONS = [
     Mutation(
         "the value before is taken from the object as it is now",
         UNIT_OF_WORK,
-        "committed[field.attribute] if pending else current.get(",
-        "current.get(",
+        "value: Any = committed[attribute] if pending else current.get(",
+        "value: Any = current.get(",
     ),
     Mutation(
         "what was changed in place is trusted",
@@ -93,8 +93,8 @@ MUTATIONS = [
     Mutation(
         "columns that an UPDATE changes by itself are forgotten",
         UNIT_OF_WORK,
-        "needed = whole or pending or field.volatile or field.is_key",
-        "needed = whole or pending or field.is_key",
+        "if whole or pending or field.volatile or field.is_key:",
+        "if whole or pending or field.is_key:",
     ),
     Mutation("a row switch is an insert", UNIT_OF_WORK, "return deleted if is_delete else None", "return None"),
     Mutation(
@@ -162,16 +162,16 @@ MUTATIONS = [
     Mutation(
         "DML in text passes",
         "capture/refusals.py",
-        "        if table is not None:\n            return _refusal(f",
-        "        if False:\n            return _refusal(f",
+        "    written = [(verb.split()[0], name) for verb, name in _WRITES.findall(sql)]\n",
+        "    written = []\n",
     ),
     Mutation(
         "rows of secondary tables are taken for a mapper's",
         LISTENERS,
-        "return table is not None and flush.expects(table)",
-        "return True",
+        "    if cache is None or is_bulk(statement)",
+        "    if cache is None:\n        return True\n    if is_bulk(statement)",
     ),
-    Mutation("rows are not locked", UNIT_OF_WORK, "(locks_rows or value is NO_VALUE", "(value is NO_VALUE"),
+    Mutation("rows are not locked", UNIT_OF_WORK, "if not locks_rows and (type(value)", "if (type(value)"),
     Mutation(
         "PostgreSQL's triggers take the new row for the old one",
         POSTGRESQL,

@@ -1,4 +1,4 @@
-"""Jobs of Celery's for test_workers.py. Run as a program, it asks for them."""
+"""Jobs of Celery's for test_workers.py, and a program that asks for them."""
 
 import asyncio
 import os
@@ -42,7 +42,7 @@ def run_another_at_once(name: str) -> None:
     asyncio.run(add(f"{name} outer"))
 
 
-def ask() -> None:
+def main() -> None:
     with audit_context(user_id="olena", reason="import", impersonated_by="admin", request_id="r-1"):
         write.apply_async(("plain",), task_id="job-1")
     with audit_context(user_id="petro"):
@@ -53,7 +53,3 @@ def ask() -> None:
     write.apply_async(("nobody",), task_id="job-5")
     with audit_context(user_id="mallory"):
         write.apply_async(("broken",), task_id="job-6", headers={"sqlaudit": "forged"})
-
-
-if __name__ == "__main__":
-    ask()

@@ -1,4 +1,4 @@
-"""Jobs of taskiq's for test_workers.py. Run as a program, it asks for them."""
+"""Jobs of taskiq's for test_workers.py, and a program that asks for them."""
 
 import asyncio
 import os
@@ -6,7 +6,7 @@ import os
 from taskiq import SimpleRetryMiddleware
 from taskiq_redis import ListQueueBroker
 
-from asgi_apps.shop import add
+from asgi_apps.shop import add, add_in_thread
 from sqlaudit import audit_context
 from sqlaudit.integrations.taskiq import AuditTaskiqMiddleware
 
@@ -23,7 +23,8 @@ async def write(name: str) -> None:
 
 @broker.task
 def write_in_thread(name: str) -> None:
-    asyncio.run(add(name))
+    # Not with an event loop of its own: an asynchronous engine belongs to one, here to the worker's.
+    add_in_thread(name)
 
 
 @broker.task(retry_on_error=True)
@@ -52,5 +53,5 @@ async def ask() -> None:
     await broker.shutdown()
 
 
-if __name__ == "__main__":
+def main() -> None:
     asyncio.run(ask())

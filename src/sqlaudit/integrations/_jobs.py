@@ -61,7 +61,7 @@ def _checked(exported: object) -> Mapping[str, Any]:
     if exported is None:
         return {}
     if isinstance(exported, Mapping) and "error" in exported:
-        raise ContextError(f"it could not be taken when the job was asked for ({exported['error']})")
+        raise ContextError(f"It could not be taken when the job was asked for: {exported['error']}.")
     return exported  # type: ignore[return-value]
 
 

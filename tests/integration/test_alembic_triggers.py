@@ -349,7 +349,8 @@ def test_triggers_in_a_schema_by_another_driver(project: Project, engine: Engine
         connection.execute(text(f"CREATE SCHEMA {schema}_sales"))
     try:
         url = make_url(project.url).set(drivername="postgresql+psycopg")
-        url = url.set(query={"options": f"-csearch_path={schema}"})
+        # A socket's folder, which an embedded server has in its query, stays.
+        url = url.difference_update_query(["dsn"]).update_query_dict({"options": f"-csearch_path={schema}"})
         project.config.set_main_option("sqlalchemy.url", url.render_as_string(hide_password=False).replace("%", "%%"))
         project.options("include_schemas=True, include_name=lambda name, kind, _: kind != 'schema' or name in "
                         f"(None, '{schema}_sales')")  # fmt: skip

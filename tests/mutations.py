@@ -217,7 +217,7 @@ MUTATIONS = [
     Mutation(
         "on SQLite an actor outlives a savepoint that is rolled back",
         "capture/publishing.py",
-        '_published[connection] = replace(known, document="")',
+        "_published[connection] = replace(known, document=None)",
         "forget(connection)",
     ),
     Mutation(

@@ -1,6 +1,6 @@
 """Who writes on a raw connection: told to the triggers of the database."""
 
-import weakref
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
@@ -10,14 +10,15 @@ from contextlib import (
     suppress,
 )
 from typing import Any, overload
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, RootTransaction, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sqlaudit.capture.connections import is_missing_table
-from sqlaudit.capture.listeners import attend_engine
-from sqlaudit.capture.publishing import PUBLISHED, publish, withdraw
+from sqlaudit.capture.listeners import attend_engine, tells_itself
+from sqlaudit.capture.publishing import PUBLISHED, publish, withdraw_stale
 from sqlaudit.context import AuditContext, get_audit_context
 from sqlaudit.exceptions import CaptureError
 from sqlaudit.recorder import new_transaction_id
@@ -57,8 +58,9 @@ def audited_connection(
 
     Sessions do it by themselves. The block begins a transaction, if there is
     none, and leaves it to you to commit; every transaction of the connection
-    within the block is told. What isn't given comes from the context of the
-    task, as `audit_context` has it.
+    within the block is told, and a block within it says for its time who
+    writes. What isn't given comes from the context of the task, as
+    `audit_context` has it. A session on the connection says itself who writes.
 
         async with engine.connect() as connection:
             async with audited_connection(connection, user_id=42, reason="import"):
@@ -93,10 +95,8 @@ async def _told_async(connection: AsyncConnection, context: AuditContext) -> Asy
     writer = await connection.run_sync(_Writer, context)
     try:
         yield connection
-    except BaseException:
-        await connection.run_sync(writer.leave, has_failed=True)
-        raise
-    await connection.run_sync(writer.leave)
+    finally:
+        await connection.run_sync(writer.leave)
 
 
 @contextmanager
@@ -104,10 +104,8 @@ def _told(connection: Connection, context: AuditContext) -> Iterator[Connection]
     writer = _Writer(connection, context)
     try:
         yield connection
-    except BaseException:
-        writer.leave(connection, has_failed=True)
-        raise
-    writer.leave(connection)
+    finally:
+        writer.leave(connection)
 
 
 class _Writer:
@@ -117,26 +115,37 @@ class _Writer:
         self._context = context
         self._is_there = True
         attend_engine(connection)
+        if not connection.in_transaction():
+            connection.begin()
         self._tell(connection)
-        event.listen(connection, "before_execute", self._before_execute)
+        _writers.setdefault(connection, []).append(self)
+        # Of every statement, exec_driver_sql's too: a commit, a savepoint, another writer may have ended what was told.
+        event.listen(connection, "before_cursor_execute", self._before_cursor_execute)
 
-    def leave(self, connection: Connection, *, has_failed: bool = False) -> None:
+    def leave(self, connection: Connection) -> None:
         self._is_there = False
-        event.remove(connection, "before_execute", self._before_execute)
-        # In a transaction that has failed, nothing can be said, and nothing needs to be.
-        with suppress(*([DBAPIError] if has_failed else [])):
-            withdraw(connection)
+        _writers[connection].remove(self)
+        event.remove(connection, "before_cursor_execute", self._before_cursor_execute)
+        if not connection.closed and not connection.invalidated:
+            # In a transaction that has failed, nothing can be said: it is withdrawn before the next statement.
+            with suppress(DBAPIError):
+                withdraw_stale(connection)
 
-    def _before_execute(self, connection: Connection, *_: Any) -> None:
-        running = connection.get_transaction()
-        if running is None or self._transaction() is not running:
+    def _before_cursor_execute(
+        self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: Any
+    ) -> None:
+        if self is _writers[connection][-1] and not tells_itself(context):
             self._tell(connection)
 
     def _tell(self, connection: Connection) -> None:
-        self._transaction = weakref.ref(connection.get_transaction() or connection.begin())
+        transaction = connection.get_transaction()
+        if transaction is None:
+            # It is being begun, by a listener of the application's.
+            return
+        transaction_id = _transaction_ids.setdefault(transaction, new_transaction_id())
         context = self._context.under(get_audit_context())
         try:
-            publish(connection, new_transaction_id(), context, lambda: self._is_there)
+            publish(connection, transaction_id, context, lambda: self._is_there)
         except DBAPIError as error:
             if not is_missing_table(error, PUBLISHED):
                 raise
@@ -144,3 +153,10 @@ class _Writer:
                 "Who writes can't be said on this connection: no triggers are in its database; call "
                 "create_audit_tables(engine) once, or migrate it."
             ) from error
+
+
+_writers: WeakKeyDictionary[Connection, list[_Writer]] = WeakKeyDictionary()
+"""Of blocks within blocks, the innermost writes."""
+
+_transaction_ids: WeakKeyDictionary[RootTransaction, uuid.UUID] = WeakKeyDictionary()
+"""One for all that is told to a transaction."""

@@ -30,7 +30,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
 
 from sqlaudit.capture.committing import note
-from sqlaudit.capture.connections import is_missing_table
+from sqlaudit.capture.connections import OWN, is_missing_table
 from sqlaudit.capture.reuse import reusable
 from sqlaudit.capture.rows import RowChange
 from sqlaudit.config import SQLAuditConfig, UserIdCallback
@@ -39,16 +39,10 @@ from sqlaudit.exceptions import ActorCallbackError, ActorRequiredError, CaptureE
 from sqlaudit.tables import MAX_MYSQL_KEY
 from sqlaudit.types import UserIdType
 
-__all__ = ["OWN_STATEMENT", "acting_context", "new_transaction_id", "record", "require_actor", "transaction_of"]
+__all__ = ["acting_context", "new_transaction_id", "record", "require_actor", "transaction_of"]
 
 
 _logger: Final = logging.getLogger("sqlaudit.recorder")
-
-OWN_STATEMENT: Final = "_sqlaudit_own"
-"""The execution option of the INSERT of the trail."""
-
-_OWN: Final = {"sqlaudit": False, OWN_STATEMENT: True}
-"""The trail leaves no trail."""
 
 _TRANSACTION_KEY: Final = "sqlaudit.transaction"
 
@@ -150,7 +144,7 @@ def _write(
         written = 0
         for document in _documents(rows):
             parameters = {**shared, "changes": document}
-            written += connection.execute(insert, parameters, execution_options={**options, **_OWN}).rowcount
+            written += connection.execute(insert, parameters, execution_options={**options, **OWN}).rowcount
     except DBAPIError as error:
         if is_missing_table(error, config.trail.name):
             raise TrailMissingError(config.trail.fullname) from error

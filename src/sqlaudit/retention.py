@@ -7,6 +7,8 @@ from typing import overload
 from sqlalchemy import Connection, Engine, delete
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from sqlaudit.capture.connections import OWN, is_autocommit
+from sqlaudit.capture.listeners import attend_engine
 from sqlaudit.capture.publishing import retention
 from sqlaudit.config import SQLAuditConfig
 from sqlaudit.exceptions import RetentionError
@@ -65,10 +67,12 @@ def _check(before: object) -> None:
 
 
 def _purge(connection: Connection, config: SQLAuditConfig | None, before: dt.datetime) -> int:
-    trail, is_guarded = trail_of(config), is_append_only(config)
-    old = delete(trail).where(trail.c.recorded_at < before)
-    if not is_guarded:
+    trail = trail_of(config)
+    old = delete(trail).where(trail.c.recorded_at < before).execution_options(**OWN)
+    if is_autocommit(connection) and not is_append_only(config):
         return connection.execute(old).rowcount
+    attend_engine(connection)
+    # The guard may have been made by a configuration that isn't known here.
     with retention(connection):
         return connection.execute(old).rowcount
 

@@ -20,6 +20,7 @@ from sqlaudit import (
     append_only_grants,
     append_only_grants_sync,
     audit_context,
+    audited_connection,
     check_audit_schema,
     check_audit_schema_sync,
     create_audit_tables,
@@ -30,7 +31,7 @@ from sqlaudit import (
     track,
     track_table,
 )
-from sqlaudit.exceptions import ConfigurationError, RetentionError, TrackingError
+from sqlaudit.exceptions import CaptureError, ConfigurationError, RetentionError, TrackingError
 from witness import watch_rows
 
 
@@ -303,6 +304,57 @@ async def test_old_changes_are_purged(engine: AsyncEngine, database: Database, i
     plain = database.make_engine()
     assert purge_changes_sync(plain, before=last.recorded_at) == 0
     plain.dispose()
+
+
+async def test_any_guard_is_lifted(engine: AsyncEngine) -> None:
+    """Also one that the configuration at hand doesn't know of; and none needs to be there."""
+    await create(engine, tracked(capture=Capture.SESSION))
+    autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+    for each in (engine, autocommit):
+        assert await purge_changes(each, before=dt.datetime.now(dt.UTC)) == 0
+    await create(engine, tracked(capture=Capture.TRIGGERS), append_only=True)
+    await execute(engine, "INSERT INTO person (id, name) VALUES (1, 'a'), (2, 'b')")
+    with pytest.raises(CaptureError, match="AUTOCOMMIT"):
+        await purge_changes(autocommit, before=dt.datetime.now(dt.UTC))
+    set_config(SQLAuditConfig())
+
+    assert await purge_changes(engine, before=dt.datetime.now(dt.UTC)) == 2
+    await execute(engine, "DELETE FROM person")
+    await refused(engine, "DELETE FROM sqlaudit_change")
+
+
+@pytest.mark.parametrize("capture", [Capture.TRIGGERS, Capture.BOTH])
+async def test_who_writes_is_known_after_a_purge(maker: Maker, engine: AsyncEngine, capture: Capture) -> None:
+    """In its transaction, savepoints and all, sessions and blocks are told again; and each change is recorded once."""
+    table = tracked(capture=capture)
+    await create(engine, table, append_only=True)
+    register_hooks(maker)
+    async with maker() as session:
+        with audit_context(user_id=1):
+            await session.execute(table.insert().values(id=1, name="a"))
+            connection = await session.connection()
+            old = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+            assert await purge_changes(connection, before=old) == 0
+            await session.execute(table.insert().values(id=2, name="a"))
+            savepoint = await session.begin_nested()
+            assert await purge_changes(connection, before=old) == 0
+            await savepoint.rollback()
+            await session.execute(table.insert().values(id=3, name="a"))
+            await session.commit()
+    async with engine.begin() as raw:
+        async with audited_connection(raw, user_id=4):
+            await raw.execute(text("INSERT INTO person (id, name) VALUES (4, 'a')"))
+            savepoint_of_it = await raw.begin_nested()
+            assert await purge_changes(raw, before=old) == 0
+            await raw.exec_driver_sql("INSERT INTO person (id, name) VALUES (5, 'a')")
+            await savepoint_of_it.commit()
+        await raw.execute(text("INSERT INTO person (id, name) VALUES (6, 'a')"))
+        assert await purge_changes(raw, before=old) == 0
+    await execute(engine, "INSERT INTO person (id, name) VALUES (7, 'a')")
+
+    changes = [(change.resource_id, change.changed_by) for change in await stored_trail(engine)]
+    assert changes == [("1", "1"), ("2", "1"), ("3", "1"), ("4", "4"), ("5", "4"), ("6", None), ("7", None)]
+    await refused(engine, "DELETE FROM sqlaudit_change")
 
 
 async def test_what_to_purge_is_said_exactly(engine: AsyncEngine) -> None:

@@ -1,13 +1,28 @@
 """Which connections a change can be recorded on, and what they raise."""
 
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from sqlaudit.exceptions import CaptureError
 
-__all__ = ["as_sqlalchemy_raises", "is_missing_table", "refuse_autocommit"]
+__all__ = ["OWN", "OWN_STATEMENT", "as_sqlalchemy_raises", "is_autocommit", "is_missing_table", "refuse_autocommit"]
+
+
+OWN_STATEMENT: Final = "_sqlaudit_own"
+"""The execution option of what the library writes itself."""
+
+OWN: Final = {"sqlaudit": False, OWN_STATEMENT: True}
+"""It leaves no trail, and nobody has to be told to it."""
+
+
+def is_autocommit(connection: Connection) -> bool:
+    """Return whether each statement of a connection is a transaction of its own."""
+    level = connection.get_execution_options().get(
+        "isolation_level", getattr(connection.dialect, "_on_connect_isolation_level", None)
+    )
+    return bool(level == "AUTOCOMMIT")
 
 
 def refuse_autocommit(connection: Connection) -> None:
@@ -17,10 +32,7 @@ def refuse_autocommit(connection: Connection) -> None:
     Raises:
         CaptureError: its isolation level is AUTOCOMMIT.
     """
-    level = connection.get_execution_options().get(
-        "isolation_level", getattr(connection.dialect, "_on_connect_isolation_level", None)
-    )
-    if level == "AUTOCOMMIT":
+    if is_autocommit(connection):
         raise CaptureError(
             "The connection is in AUTOCOMMIT mode, where a change and its trail can't be committed together; use "
             "another isolation level for sessions that write tracked models."

@@ -24,9 +24,10 @@ from sqlalchemy.orm import (
 )
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.dml import Delete, Update, UpdateBase
+from sqlalchemy.sql.elements import ReleaseSavepointClause, RollbackToSavepointClause, SavepointClause
 
 from sqlaudit.capture.committing import deliver_left, deliver_written, forget_left, mark_committed, note
-from sqlaudit.capture.connections import is_missing_table, refuse_autocommit
+from sqlaudit.capture.connections import OWN_STATEMENT, is_missing_table, refuse_autocommit
 from sqlaudit.capture.division import labels_by_session, leading_to_triggers
 from sqlaudit.capture.publishing import (
     PUBLISHED,
@@ -34,11 +35,13 @@ from sqlaudit.capture.publishing import (
     end_publication,
     end_savepoint,
     forget,
+    is_told,
     publish,
+    withdraw,
     withdraw_from_driver,
     withdraw_stale,
 )
-from sqlaudit.capture.refusals import refusal_of, tables_in_expressions, tables_in_text
+from sqlaudit.capture.refusals import is_plain_read, refusal_of, tables_in_expressions, tables_in_text
 from sqlaudit.capture.statements import Pending, is_bulk, places_in, read_before, tell, written_table
 from sqlaudit.capture.triggers.installing import refuse_missing_triggers
 from sqlaudit.capture.unit_of_work import (
@@ -52,12 +55,19 @@ from sqlaudit.capture.unit_of_work import (
     take_old_images,
 )
 from sqlaudit.config import SQLAuditConfig, get_config
-from sqlaudit.exceptions import ActorRequiredError, CaptureError, UncapturedStatementError, UncapturedStatementWarning
-from sqlaudit.recorder import OWN_STATEMENT, acting_context, record, require_actor, transaction_of
+from sqlaudit.context import AuditContext
+from sqlaudit.exceptions import (
+    ActorCallbackError,
+    ActorRequiredError,
+    CaptureError,
+    UncapturedStatementError,
+    UncapturedStatementWarning,
+)
+from sqlaudit.recorder import acting_context, record, require_actor, transaction_of
 from sqlaudit.tracking import label_of, mappers_of, resolve_all
 from sqlaudit.types import Operation
 
-__all__ = ["CONFIG_ATTRIBUTE", "SESSION_LISTENERS", "after_flush", "attend_engine", "watch"]
+__all__ = ["CONFIG_ATTRIBUTE", "SESSION_LISTENERS", "after_flush", "attend_engine", "tells_itself", "watch"]
 
 
 CONFIG_ATTRIBUTE: Final = "__sqlaudit_config__"
@@ -75,6 +85,7 @@ _SESSION_OPTION: Final = "_sqlaudit_session"
 _STATEMENT_OPTION: Final = "_sqlaudit_statement"
 _PENDING_KEY: Final = "sqlaudit.pending"
 _BROKEN_KEY: Final = "sqlaudit.broken"
+_CORRECTING_KEY: Final = "sqlaudit.correcting"
 
 
 def config_of(session: Session) -> SQLAuditConfig:
@@ -274,7 +285,6 @@ def _before_execute(
     `bulk_save_objects()`, the rows of ``secondary`` tables and DML executed on
     the session's connection come past no event of the session: they do here.
     """
-    withdraw_stale(connection)
     if OWN_STATEMENT in execution_options:
         return statement, multiparams, params
     sent = statement
@@ -302,14 +312,10 @@ def _publish_for(session: Session, connection: Connection, tables: Iterable[Tabl
     leading = leading_to_triggers()
     fired = leading & {*tables} if leading else leading
     if not fired:
+        _correct(session, connection)
         return
     config = config_of(session)
-    flush = current_flush(session)
-    context = None if flush is None else flush.acting
-    if context is None:
-        context = acting_context(session, connection, config)
-        if flush is not None:
-            flush.acting = context
+    context = _acting(session, connection, config)
     if context.user_id is None and config.require_user:
         raise ActorRequiredError({label_of(table) for table in fired})
     transaction = transaction_of(session)
@@ -322,6 +328,39 @@ def _publish_for(session: Session, connection: Connection, tables: Iterable[Tabl
     # Afterwards: what was read first, SQLite could no longer let write.
     refuse_missing_triggers(connection, config.trail, {table.metadata for table in fired})
     note(session, connection, transaction.id, config, {})
+
+
+def _acting(session: Session, connection: Connection, config: SQLAuditConfig) -> AuditContext:
+    """Return who acts at this moment; one for all of a flush."""
+    flush = current_flush(session)
+    context = None if flush is None else flush.acting
+    if context is None:
+        context = acting_context(session, connection, config)
+        if flush is not None:
+            flush.acting = context
+    return context
+
+
+def _correct(session: Session, connection: Connection) -> None:
+    """
+    Let the database believe in no actor of before, if it was told one, before a statement that may write anything.
+
+    It may call a function, or fire triggers of the application, which write what ours record.
+    """
+    if not is_told(connection) or session.info.get(_CORRECTING_KEY):
+        return
+    # The callback may use the session.
+    session.info[_CORRECTING_KEY] = True
+    try:
+        context = _acting(session, connection, config_of(session))
+    except ActorCallbackError:
+        # The statement doesn't need to know.
+        withdraw(connection)
+        return
+    finally:
+        del session.info[_CORRECTING_KEY]
+    transaction = transaction_of(session)
+    publish(connection, transaction.id, context, transaction.is_running, labels_by_session())
 
 
 def _dml_in(statement: Any) -> Any:
@@ -411,15 +450,23 @@ def _before_cursor_execute(
 ) -> None:
     """Runs when the SQL is known: finds DML in text and in common table expressions, where nobody could before."""
     compiled: Any = context.compiled
+    if _is_told_nothing(context):
+        return
+    session = _hooked_session(context.execution_options)
+    if session is None:
+        withdraw_stale(connection)
+        return
     if compiled is not None and isinstance(compiled.statement, UpdateBase) and not compiled.ctes:
         # Called for each row, where SQLAlchemy inserts one by one.
         return
     is_text = compiled is None or not isinstance(_dml_in(compiled.statement), (UpdateBase, Select, CompoundSelect))
     is_text = is_text or any(not isinstance(each.element, _KNOWN) for each in getattr(compiled, "ctes", None) or ())
     if not is_text and not getattr(compiled, "ctes", None):
+        if is_told(connection) and not is_plain_read(compiled):
+            _correct(session, connection)
         return
-    session = _hooked_session(context.execution_options)
-    if session is None or context.execution_options.get(OPT_OUT_OPTION, True) is False:
+    if context.execution_options.get(OPT_OUT_OPTION, True) is False:
+        _correct(session, connection)
         return
     writes = list(tables_in_text(statement, connection.dialect.name) if is_text else tables_in_expressions(compiled))
     refusal = refusal_of(writes)
@@ -428,8 +475,21 @@ def _before_cursor_execute(
     _publish_for(session, connection, {table for _, table in writes})
 
 
+def tells_itself(context: Any) -> bool:
+    """Return whether a statement is one of a session's, which says who writes, or needs nobody who does."""
+    return _is_told_nothing(context) or _hooked_session(context.execution_options) is not None
+
+
+def _is_told_nothing(context: Any) -> bool:
+    statement = getattr(context.compiled, "statement", None)
+    return OWN_STATEMENT in context.execution_options or isinstance(statement, _SAVEPOINTS)
+
+
 _KNOWN: Final = (UpdateBase, Select, CompoundSelect, Values)
 """What SQLAlchemy writes; anything else in a common table expression is text."""
+
+_SAVEPOINTS: Final = (SavepointClause, RollbackToSavepointClause, ReleaseSavepointClause)
+"""They write nothing, and have events of their own."""
 
 
 def _on_commit(connection: Connection) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
-from sqlaudit.capture.connections import refuse_autocommit
+from sqlaudit.capture.connections import OWN, is_missing_table, refuse_autocommit
 from sqlaudit.context import AuditContext
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "end_publication",
     "end_savepoint",
     "forget",
+    "is_told",
     "publish",
     "retention",
     "withdraw",
@@ -30,17 +31,18 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class _Publication:
-    document: str
+    said: Mapping[str, Any]
+    """What is told of the writer."""
+    by_session: Collection[str]
+    document: str | None
+    """Both, as it stands in the database; empty if nothing does, None if nobody knows what does."""
     is_current: Callable[[], bool]
-    """Says whether what the document says of the writer is still so."""
+    """Says whether what is told of the writer is still so."""
     in_savepoint: bool
 
 
 _published: WeakKeyDictionary[Connection, _Publication] = WeakKeyDictionary()
 """What is known to stand in the database, for the transaction of a connection."""
-
-_OPTIONS: Final = {"sqlaudit": False}
-"""This is no write of the application's."""
 
 PUBLISHED: Final = "sqlaudit_published"
 """The table of SQLite that holds it."""
@@ -80,57 +82,88 @@ def publish(
     Raises:
         CaptureError: the connection is in AUTOCOMMIT mode, where there is no transaction to tell.
     """
-    document = _document(transaction_id, context, by_session)
-    known = _published.get(connection)
-    if known is not None and known.document == document:
-        return
-    refuse_autocommit(connection)
-    connection.execute(_PUBLISHES[_dialect(connection)], {"document": document}, execution_options=_OPTIONS)
-    _published[connection] = _Publication(document, is_current, connection.in_nested_transaction())
-    if _dialect(connection) == "mysql":
-        connection.info[_INFO_KEY] = True
-
-
-def _document(transaction_id: uuid.UUID, context: AuditContext, by_session: Collection[str]) -> str:
-    published: dict[str, Any] = {
+    said = {
         "transaction": str(transaction_id),
         "user": None if context.user_id is None else str(context.user_id),
         "impersonator": None if context.impersonated_by is None else str(context.impersonated_by),
         "reason": context.reason,
         "facts": dict(context.facts) or None,
     }
-    if by_session:
-        published["by_session"] = list(by_session)
-    return json.dumps(published, separators=(",", ":"), ensure_ascii=False)
+    _tell(connection, said, by_session, is_current)
+
+
+def _tell(
+    connection: Connection, said: Mapping[str, Any], by_session: Collection[str], is_current: Callable[[], bool]
+) -> None:
+    document = _encode({**said, "by_session": [*by_session]} if by_session else said)
+    known = _published.get(connection)
+    if known is not None and known.document == document:
+        return
+    refuse_autocommit(connection)
+    if _dialect(connection) == "mysql":
+        # First: who is cancelled meanwhile doesn't know whether it stands there.
+        connection.info[_INFO_KEY] = True
+    connection.execute(_PUBLISHES[_dialect(connection)], {"document": document}, execution_options=OWN)
+    in_savepoint = connection.in_nested_transaction()
+    _published[connection] = _Publication(said, by_session, document, is_current, in_savepoint)
+
+
+_encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+def is_told(connection: Connection) -> bool:
+    """Return whether the database may believe that somebody writes in the transaction of *connection*."""
+    known = _published.get(connection) if _published else None
+    return known is not None and known.document != ""
 
 
 @contextmanager
 def retention(connection: Connection) -> Iterator[None]:
-    """Let the guard of the trail pass deletions, in a transaction of *connection*."""
-    refuse_autocommit(connection)
-    document = {"document": '{"retention":true}'}
-    connection.execute(_PUBLISHES[_dialect(connection)], document, execution_options=_OPTIONS)
+    """
+    Let the guard of the trail pass deletions, in a transaction of *connection*.
+
+    Who was told to write there isn't any more: it has to be told again.
+    """
+    is_over = False
+    try:
+        _tell(connection, {"retention": True}, (), lambda: not is_over)
+    except DBAPIError as error:
+        # On SQLite it comes with the guard.
+        if not is_missing_table(error, PUBLISHED):
+            raise
     try:
         yield
     except BaseException:
-        # In a transaction that has failed, nothing can be said; MariaDB's variable isn't of the transaction.
+        is_over = True
+        # In a transaction that has failed, nothing can be said; what is rolled back to a savepoint is in doubt.
         with suppress(DBAPIError):
-            connection.execute(_WITHDRAWS[_dialect(connection)], execution_options=_OPTIONS)
+            withdraw(connection)
         raise
-    connection.execute(_WITHDRAWS[_dialect(connection)], execution_options=_OPTIONS)
+    is_over = True
+    withdraw(connection)
 
 
 def withdraw(connection: Connection) -> None:
     """Tell that nobody is known to write, if somebody was."""
-    if _published.pop(connection, None) is not None:
-        connection.execute(_WITHDRAWS[_dialect(connection)], execution_options=_OPTIONS)
+    known = _published.get(connection)
+    if known is None or known.document == "":
+        return
+    if connection.in_transaction():
+        connection.execute(_WITHDRAWS[_dialect(connection)], execution_options=OWN)
+    else:
+        # To execute it would begin one.
+        withdraw_from_driver(connection.connection.dbapi_connection, connection.info)
+    if connection.in_nested_transaction():
+        # It may come back, when the savepoint is rolled back.
+        _published[connection] = replace(known, document="")
+    else:
+        del _published[connection]
 
 
 def withdraw_stale(connection: Connection) -> None:
-    """Withdraw what the database would still believe, and isn't so any more."""
+    """Withdraw what the database would still believe, and isn't so any more, or may not be."""
     known = _published.get(connection) if _published else None
-    # The other databases forget by themselves.
-    if known is not None and _dialect(connection) == "mysql" and not known.is_current():
+    if known is not None and (known.document is None or not known.is_current()):
         withdraw(connection)
 
 
@@ -151,13 +184,11 @@ def end_savepoint(connection: Connection) -> None:
 
 
 def doubt(connection: Connection) -> None:
-    """Know that what the database was told may be gone, with a savepoint that is rolled back."""
+    """Know that nobody knows what the database was told, with a savepoint that is rolled back."""
     known = _published.get(connection) if _published else None
-    if known is not None and _dialect(connection) == "sqlite":
-        # What was told before the savepoint is still there, and has to be withdrawn.
-        _published[connection] = replace(known, document="")
-    else:
-        forget(connection)
+    # It is what was told before the savepoint; MariaDB's variable is of no transaction, and stays.
+    if known is not None and _dialect(connection) != "mysql":
+        _published[connection] = replace(known, document=None)
 
 
 def forget(connection: Connection) -> None:

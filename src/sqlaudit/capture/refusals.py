@@ -1,10 +1,11 @@
-"""DML that can't be captured, found in what is about to be sent."""
+"""DML that can't be captured, or may be hidden, found in what is about to be sent."""
 
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Table
+from sqlalchemy import CompoundSelect, Select, Table
 from sqlalchemy.sql.dml import UpdateBase
 
 from sqlaudit.capture.division import leading_to_triggers, tracking_in_session
@@ -12,7 +13,7 @@ from sqlaudit.capture.statements import written_table
 from sqlaudit.exceptions import UncapturedStatementError
 from sqlaudit.tracking import all_tracked
 
-__all__ = ["refusal_of", "tables_in_expressions", "tables_in_text"]
+__all__ = ["is_plain_read", "refusal_of", "tables_in_expressions", "tables_in_text"]
 
 
 _TOKENS: Final = re.compile(
@@ -81,3 +82,24 @@ def refusal_of(writes: Iterable[tuple[str, Table]]) -> UncapturedStatementError 
             remedy = "use insert(), update() or delete() of SQLAlchemy as a statement of its own"
             return UncapturedStatementError(what, table.name, remedy)
     return None
+
+
+_CALLS: Final = re.compile(
+    r"""(?<![\w$])(?!(?:all|and|any|as|between|by|case|cast|distinct|else|except|exists|filter|from|group|having|in"""
+    r"""|intersect|join|lateral|like|not|on|or|over|select|then|union|using|values|when|where|with|within"""
+    r"""|char|decimal|numeric|varchar"""
+    r"""|abs|avg|coalesce|count|length|lower|max|min|nullif|row_number|sum|trim|upper)\s*\()[\w$]+\s*\(|\.\s*[\w$]+\s*\(|["`]\s*\(""",
+    re.IGNORECASE,
+)
+"""A function, unless it is known to write nothing."""
+
+_plain: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def is_plain_read(compiled: Any) -> bool:
+    """Return whether a compiled statement is a SELECT, or the like, that calls no function that may write."""
+    known = _plain.get(compiled)
+    if known is None:
+        is_select = isinstance(getattr(compiled, "statement", None), (Select, CompoundSelect))
+        known = _plain[compiled] = is_select and _CALLS.search(compiled.string) is None
+    return known

@@ -157,8 +157,11 @@ def set_audit_context(
         ContextError: a value is of another type, or the facts are no JSON or too large.
     """
     context = AuditContext(user_id=user_id, reason=reason, impersonated_by=impersonated_by, facts=facts)
-    _current.set(replace(_current.get(), context=context))
-    return get_audit_context()
+    scope = replace(_current.get(), context=context)
+    # Whoever is asked may raise: then nothing is set.
+    known = scope.now()
+    _current.set(scope)
+    return known
 
 
 def clear_audit_context() -> None:
@@ -202,8 +205,11 @@ class AuditContextManager:
 
     def __enter__(self) -> AuditContext:
         outer = _current.get()
-        _current.set(_Scope(self._context.under(outer.context), self, outer, outer.ask))
-        return get_audit_context()
+        scope = _Scope(self._context.under(outer.context), self, outer, outer.ask)
+        # Whoever is asked may raise: then the block isn't entered, and nobody would leave it.
+        known = scope.now()
+        _current.set(scope)
+        return known
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -26,7 +26,7 @@ from sqlaudit import (
     import_audit_context,
     set_audit_context,
 )
-from sqlaudit.context import MAX_FACTS_BYTES, context_of, later_context
+from sqlaudit.context import MAX_FACTS_BYTES, asked_context, context_of, later_context
 from sqlaudit.exceptions import ContextError
 
 
@@ -392,6 +392,25 @@ def test_what_is_refused_changes_nothing() -> None:
 
 
 # --- frozen ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_block_that_can_not_be_entered_has_no_actor() -> None:
+    """Where asking for the rest fails, neither a block nor a set context is left behind: nobody would end it."""
+    fails = True
+
+    def ask() -> AuditContext:
+        if fails:
+            raise LookupError("no such session")
+        return AuditContext(reason="asked")
+
+    with asked_context(ask):
+        with pytest.raises(LookupError), audit_context(user_id=42):
+            pytest.fail("The block was entered.")
+        with pytest.raises(LookupError):
+            set_audit_context(user_id=42)
+
+        fails = False
+        assert get_audit_context() == AuditContext(reason="asked")
 
 
 def test_a_context_cannot_be_changed() -> None:

@@ -18,7 +18,8 @@ streams, too. Its facts, beside the changes in the trail:
 ``trace_id``       OpenTelemetry's, where it is installed and traces
 ================== ==========================================================================================
 
-The user, the path and the trace are asked for when a change is written: they may be found while the request runs.
+The user, the path and the trace are asked for whenever the context is: when a change is written, `audit_context`
+entered, a job asked for. They may be found while the request runs.
 """
 
 import ipaddress
@@ -70,9 +71,10 @@ class AuditMiddleware:
     Args:
         app: the ASGI application.
         user: takes the scope, and returns the id of who acts, or None for nobody. A plain function is asked whenever
-            a change is written, until it names somebody; so it may read what the application puts into the scope.
-            An ``async`` one is awaited once, before the application is called. What it raises, the writing of
-            the change, or the request, raises. `identify` goes before it.
+            the context is needed, until it names somebody: when a change is written, `audit_context` entered, a job
+            asked for; so it may read what the application puts into the scope. An ``async`` one is awaited once,
+            before the application is called. What it raises, whatever needed the context, or the request, raises.
+            `identify` goes before it.
         request_id_header: where the id of the request is taken from, if it is 1 to 128 visible ASCII characters, and
             returned; None neither takes nor returns one. Clients choose it: it finds requests, and proves nothing.
         trusted_proxies: the networks, as ``"10.0.0.0/8"``, of the proxies that tell the truth about where a request

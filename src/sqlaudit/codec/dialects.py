@@ -13,7 +13,7 @@ from sqlalchemy.types import TypeEngine
 from sqlaudit.codec.generic import Find, Makers
 from sqlaudit.codec.values import Codec, JSONValue
 
-__all__ = ["CANONICAL", "DIALECT_MAKERS"]
+__all__ = ["CANONICAL", "DIALECT_MAKERS", "bound_type_of"]
 
 _TEXTS: Final = (
     postgresql.MACADDR,
@@ -105,14 +105,18 @@ _BOUNDS: Final[tuple[tuple[tuple[type, ...], TypeEngine[Any]], ...]] = (
     ((postgresql.TSRANGE, postgresql.TSMULTIRANGE), sqltypes.DateTime()),
     ((postgresql.TSTZRANGE, postgresql.TSTZMULTIRANGE), sqltypes.DateTime(timezone=True)),
 )
-"""The types of the bounds of PostgreSQL's ranges."""
 
 
-def _range(type_: Any, dialect: Dialect, find: Find) -> Codec:
+def bound_type_of(type_: TypeEngine[Any]) -> TypeEngine[Any]:
+    """Return the type of the bounds of a range, or multirange, of PostgreSQL; a LookupError if it's another type."""
     bound_type = next((bound for ranges, bound in _BOUNDS if isinstance(type_, ranges)), None)
     if bound_type is None:
         raise LookupError(type_)
-    bound = find(bound_type, dialect)
+    return bound_type
+
+
+def _range(type_: Any, dialect: Dialect, find: Find) -> Codec:
+    bound = find(bound_type_of(type_), dialect)
 
     def encode(value: Any) -> JSONValue:
         if value.empty:

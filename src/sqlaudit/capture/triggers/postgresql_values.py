@@ -15,6 +15,7 @@ from sqlalchemy import Dialect, types as sqltypes
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeDecorator
 
+from sqlaudit.codec.dialects import bound_type_of
 from sqlaudit.types import TrailType
 
 __all__ = ["HELPERS", "ValueSQL", "literal", "quoted", "value_sql", "withheld_sql"]
@@ -344,21 +345,8 @@ def _array(type_: Any, dialect: Dialect, helper: Template) -> ValueSQL:
     )
 
 
-_BOUNDS: Final[tuple[tuple[tuple[type, ...], Any], ...]] = (
-    ((postgresql.INT4RANGE, postgresql.INT8RANGE), sqltypes.Integer()),
-    ((postgresql.INT4MULTIRANGE, postgresql.INT8MULTIRANGE), sqltypes.Integer()),
-    ((postgresql.NUMRANGE, postgresql.NUMMULTIRANGE), sqltypes.Numeric()),
-    ((postgresql.DATERANGE, postgresql.DATEMULTIRANGE), sqltypes.Date()),
-    ((postgresql.TSRANGE, postgresql.TSMULTIRANGE), sqltypes.DateTime()),
-    ((postgresql.TSTZRANGE, postgresql.TSTZMULTIRANGE), sqltypes.DateTime(timezone=True)),
-)
-
-
 def _range(type_: Any, dialect: Dialect, helper: Template) -> ValueSQL:
-    bound_type = next((bound for ranges, bound in _BOUNDS if isinstance(type_, ranges)), None)
-    if bound_type is None:
-        raise LookupError(type_)
-    bound = value_sql(bound_type, dialect, helper)
+    bound = value_sql(bound_type_of(type_), dialect, helper)
 
     def document(value: str) -> str:
         return (

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import threading
 import traceback
 import uuid
@@ -185,7 +186,7 @@ def deliver(written: Written) -> None:
         else:
             line.put(written, written)
     except Exception as error:  # noqa: BLE001 (the transaction is over: nothing of this is the application's concern)
-        _log_loss(written, error)
+        _log_loss(written.transaction_id, _FAILED, error)
 
 
 def _line_of(engine: Engine) -> "_LoopLine | _ThreadLine":
@@ -213,7 +214,7 @@ class _LoopLine:
     def put(self, written: Written, item: "Written | list[_Told]") -> None:
         """Let *item*, what *written* is or has, wait for its turn."""
         if len(self._waiting) >= MAX_WAITING:
-            _log_loss(written, None)
+            _log_loss(written.transaction_id, f"{MAX_WAITING} others wait")
             return
         self._waiting.append(item)
         self._start()
@@ -234,21 +235,43 @@ class _LoopLine:
 
     def _start(self) -> None:
         if self._task is None:
-            # In no context of anybody's: a subscriber acts for itself.
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="sqlaudit", context=Context())
+            # In no context of anybody's: a subscriber acts for itself. Not with the loop's factory of tasks: an eager
+            # one would run it here, within whoever commits.
+            loop = asyncio.get_running_loop()
+            self._task = asyncio.Task(self._run(), loop=loop, name="sqlaudit", context=Context())
 
     async def _run(self) -> None:
         try:
             while self._waiting:
                 item = self._waiting.popleft()
-                if isinstance(item, asyncio.Event):
-                    item.set()
-                elif isinstance(item, Written):
-                    await self._tell_written(item)
-                elif isinstance(item, list):
-                    await self._tell(item)
+                try:
+                    await self._take(item)
+                except BaseException:
+                    # The task is cancelled, or the program is to end.
+                    self._waiting.appendleft(item)
+                    raise
         finally:
             self._task = None
+            self._give_up()
+
+    async def _take(self, item: _Item) -> None:
+        if isinstance(item, asyncio.Event):
+            item.set()
+        elif isinstance(item, Written):
+            await self._tell_written(item)
+        elif isinstance(item, list):
+            await self._tell(item)
+
+    def _give_up(self) -> None:
+        """Let nobody wait for what won't be told."""
+        while self._waiting:
+            item = self._waiting.popleft()
+            if isinstance(item, asyncio.Event):
+                item.set()
+            elif isinstance(item, Written):
+                _log_loss(item.transaction_id, _ENDED)
+            elif isinstance(item, list) and item:
+                _log_loss(item[0][0].transaction_id, _ENDED)
 
     async def _tell_written(self, written: Written) -> None:
         try:
@@ -256,14 +279,22 @@ class _LoopLine:
                 _log_telling(written, told)
                 await self._tell(told)
         except Exception as error:  # noqa: BLE001
-            _log_loss(written, error)
+            _log_loss(written.transaction_id, _FAILED, error)
 
     async def _tell(self, told: list[_Told]) -> None:
         for subscriber, change in _calls(told):
-            with _logging_failures(subscriber, change):
+            with _logging_failures(subscriber, change, _is_its_own):
                 result = subscriber.callback(change)
                 if isawaitable(result):
                     await result
+
+
+def _is_its_own(error: BaseException) -> bool:
+    """Return whether an error is the subscriber's: not if the task is cancelled that calls it, or the program ends."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and not task.cancelling()
+    return isinstance(error, Exception)
 
 
 _lines: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopLine]] = WeakKeyDictionary()
@@ -280,7 +311,7 @@ class _ThreadLine:
     def put(self, written: Written, item: "Written | list[_Told]") -> None:
         """Let *item*, what *written* is or has, wait for its turn."""
         if len(self._waiting) >= MAX_WAITING:
-            _log_loss(written, None)
+            _log_loss(written.transaction_id, f"{MAX_WAITING} others wait")
             return
         self._append(item)
 
@@ -303,8 +334,7 @@ class _ThreadLine:
     def _append(self, item: _Item) -> None:
         with self._lock:
             self._waiting.append(item)
-            # After a fork, the thread is the parent's.
-            if self._thread is None or not self._thread.is_alive():
+            if self._thread is None:
                 # No daemon: when the program ends, all is told first.
                 self._thread = threading.Thread(target=Context().run, args=[self._run], name="sqlaudit", daemon=False)
                 self._thread.start()
@@ -329,17 +359,28 @@ class _ThreadLine:
                 _log_telling(written, told)
                 self._tell(told)
         except Exception as error:  # noqa: BLE001
-            _log_loss(written, error)
+            _log_loss(written.transaction_id, _FAILED, error)
 
     def _tell(self, told: list[_Told]) -> None:
         for subscriber, change in _calls(told):
-            with _logging_failures(subscriber, change):
+            # Whatever it raises, here it ends nothing: a thread isn't the program.
+            with _logging_failures(subscriber, change, lambda _: True):
                 result = subscriber.callback(change)
                 if isawaitable(result):
                     asyncio.run(_awaited(result))
 
 
 line_of_thread: Final = _ThreadLine()
+
+
+def _forget_after_fork() -> None:
+    """What waits, and who tells it, are the parent's: the child would tell it again."""
+    _lines.clear()
+    line_of_thread.__init__()  # type: ignore[misc]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
 
 _WAITS_FOR_ITSELF: Final = (
     "A subscriber can't wait until all changes are told: the one that it was called with would have to be, too."
@@ -362,11 +403,19 @@ def _calls(told: Iterable[_Told]) -> Iterator[tuple[Subscriber, Change]]:
 
 
 @contextmanager
-def _logging_failures(subscriber: Subscriber, change: Change) -> Iterator[None]:
-    """Let the log say what failed, and where; not the error's message, which may hold values."""
+def _logging_failures(
+    subscriber: Subscriber, change: Change, is_its_own: Callable[[BaseException], bool]
+) -> Iterator[None]:
+    """
+    Let the log say what failed, and where; not the error's message, which may hold values.
+
+    Then the next subscriber is called, unless the error isn't its own.
+    """
     try:
         yield
-    except Exception as error:  # noqa: BLE001 (whatever it raises, the next one is called)
+    except BaseException as error:
+        if not is_its_own(error):
+            raise
         place = traceback.extract_tb(error.__traceback__)[-1]
         transaction_id = str(change.transaction_id)
         _logger.warning(
@@ -388,13 +437,18 @@ def _log_telling(written: Written, told: list[_Told]) -> None:
     _logger.debug("Telling subscribers changes of transaction %s: %s.", transaction_id, len(told), extra=extra)
 
 
-def _log_loss(written: Written, error: Exception | None) -> None:
-    transaction_id = str(written.transaction_id)
+_FAILED: Final = "reading them failed with "
+_ENDED: Final = "their event loop ended, or the task that tells them"
+
+
+def _log_loss(transaction_id: uuid.UUID, why: str, error: BaseException | None = None) -> None:
+    kind = {} if error is None else {"error": type(error).__qualname__}
     _logger.warning(
-        "Subscribers weren't told of the changes of transaction %s, which are in the trail: %s.",
+        "Subscribers weren't told of all changes of transaction %s, which are in the trail: %s%s.",
         transaction_id,
-        f"{MAX_WAITING} others wait" if error is None else f"reading them failed with {type(error).__qualname__}",
-        extra={"transaction_id": transaction_id} | ({} if error is None else {"error": type(error).__qualname__}),
+        why,
+        kind.get("error", ""),
+        extra={"transaction_id": str(transaction_id), **kind},
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -447,6 +448,113 @@ async def test_a_subscriber_that_fails_harms_nobody(started: Maker, caplog: pyte
     assert "secret" not in caplog.text
 
 
+async def test_a_subscriber_that_is_cancelled_harms_nobody(started: Maker, caplog: pytest.LogCaptureFixture) -> None:
+    """A CancelledError that comes out of a subscriber is its failure as any other."""
+    heard = Heard()
+
+    @on_change()
+    async def waits_for_the_cancelled(change: Change) -> None:
+        task = asyncio.create_task(asyncio.sleep(60))
+        task.cancel()
+        await task
+
+    on_change(heard)
+
+    for number in (1, 2):
+        await add(started, Account(id=number, name="a"))
+    await asyncio.wait_for(drain_changes(), 30)
+
+    assert [change.resource_id for change in heard] == [1, 2]
+    logged = [vars(record)["error"] for record in caplog.records if record.name == "sqlaudit.events"]
+    assert logged == ["CancelledError"] * 2
+
+
+async def test_who_waits_is_freed_when_the_telling_is_cancelled(
+    started: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the task that tells is cancelled, the log names what isn't told; nobody waits for it, and the next is told."""
+    reached, heard = asyncio.Event(), Heard()
+
+    @on_change()
+    async def waits(change: Change) -> None:
+        if change.resource_id == 1:
+            reached.set()
+            await asyncio.sleep(60)
+        heard(change)
+
+    for number in (1, 2):
+        await add(started, Account(id=number, name="a"))
+    await reached.wait()
+    draining = asyncio.create_task(drain_changes())
+    await asyncio.sleep(0)
+    (telling,) = (task for task in asyncio.all_tasks() if task.get_name() == "sqlaudit")
+    telling.cancel()
+    await asyncio.wait_for(draining, 30)
+    await add(started, Account(id=3, name="a"))
+    await asyncio.wait_for(drain_changes(), 30)
+
+    assert [change.resource_id for change in heard] == [3]
+    lost = [str(change.transaction_id) for change in await get_changes(newest_first=False)][:2]
+    logged = [vars(record)["transaction_id"] for record in caplog.records if record.name == "sqlaudit.events"]
+    assert logged == lost
+
+
+def test_a_subscriber_that_ends_the_program_leaves_nobody_waiting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SystemExit reaches the event loop, which ends as it does for any task; if it goes on, so does the telling."""
+    heard = Heard()
+
+    @on_change()
+    def ends(change: Change) -> None:
+        if change.resource_id == 1:
+            raise SystemExit(3)
+        heard(change)
+
+    with sqlite_database(tmp_path) as database, asyncio.Runner() as runner:
+        engine = database.make_async_engine()
+        maker = async_sessionmaker(engine)
+        set_config(SQLAuditConfig(session_factory=maker))
+        register_hooks(maker)
+        runner.run(create(engine))
+
+        async def add_and_drain(number: int) -> None:
+            await add(maker, Account(id=number, name="a"))
+            await asyncio.wait_for(drain_changes(), 30)
+
+        with pytest.raises(SystemExit):
+            runner.run(add_and_drain(1))
+        runner.run(add_and_drain(2))
+        runner.run(engine.dispose())
+
+    assert [change.resource_id for change in heard] == [2]
+    assert [record.levelname for record in caplog.records if record.name == "sqlaudit.events"] == ["WARNING"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there are no eager tasks")
+async def test_eager_tasks_do_not_run_within_the_commit(started: Maker) -> None:
+    """Where tasks begin to run at once, subscribers are called when the committer has gone on all the same."""
+    order: list[str] = []
+
+    @on_change()
+    def hear(change: Change) -> None:
+        order.append("heard")
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
+    try:
+        session = started()
+        session.add(Account(id=1, name="a"))
+        await session.commit()
+        order.append("committed")
+        await session.close()
+        await drain_changes()
+    finally:
+        loop.set_task_factory(None)
+
+    assert order == ["committed", "heard"]
+
+
 async def test_a_slow_subscriber_delays_nobody(started: Maker) -> None:
     """Sessions commit as often as they like while a subscriber has not come to an end."""
     may_go_on, heard = asyncio.Event(), Heard()
@@ -643,6 +751,20 @@ async def test_a_lent_connection_that_is_kept_tells_as_well(started: Maker, engi
         assert heard.what[1:] == [("insert", "Animal", 2)]
 
 
+async def test_a_lent_connection_that_is_kept_tells_again_and_again(started: Maker, engine: AsyncEngine) -> None:
+    """However many joined transactions a connection has, each is told when the next one begins."""
+    heard = Heard()
+    on_change(heard)
+
+    async with engine.connect() as connection:
+        maker = async_sessionmaker(connection, sync_session_class=started.kw["sync_session_class"])
+        for number in range(4):
+            async with connection.begin():
+                await drain_changes()
+                assert heard.what == [("insert", "Animal", each) for each in range(number)]
+                await add(maker, Animal(id=number))
+
+
 async def test_a_lost_connection_is_no_hindrance(started: Maker, engine: AsyncEngine) -> None:
     """When a connection is lost within a transaction, the session rolls back as ever, and nothing is told of it."""
     heard = Heard()
@@ -837,6 +959,34 @@ def test_failures_of_a_thread_are_logged(
     assert "secret" not in caplog.text
 
 
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_whatever_a_subscriber_raises_the_thread_goes_on(
+    sync_maker: sessionmaker[Session], caplog: pytest.LogCaptureFixture, error: type[BaseException]
+) -> None:
+    """What would end a program or a task ends neither the thread that tells nor those who wait for it."""
+    heard = Heard()
+
+    @on_change()
+    def fails(change: Change) -> None:
+        raise error
+
+    @on_change()
+    async def fails_later(change: Change) -> None:
+        raise error
+
+    on_change(heard)
+
+    with sync_maker() as session:
+        for number in (1, 2):
+            session.add(Account(id=number, name="a"))
+            session.commit()
+
+    assert drain_changes_sync(timeout=30)
+    assert [change.resource_id for change in heard] == [1, 2]
+    logged = [vars(record)["error"] for record in caplog.records if record.name == "sqlaudit.events"]
+    assert logged == [error.__name__] * 4
+
+
 def test_a_synchronous_database_in_memory() -> None:
     """A connection that belongs to its thread is read in that thread."""
     engine = create_engine("sqlite://")
@@ -907,6 +1057,79 @@ def test_a_program_that_ends_tells_first(tmp_path: Path) -> None:
     )
 
     assert (done.stdout, done.stderr) == ("insert 1\ninsert 2\ninsert 3\n", "")
+
+
+FORKING = """\
+import os
+import sys
+import threading
+
+from sqlalchemy import create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.pool import NullPool
+
+from sqlaudit import SQLAuditConfig, drain_changes_sync, on_change, register_hooks, set_config, track_table
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+@track_table()
+class Item(Base):
+    __tablename__ = "item"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+parent, reached, may_go_on = os.getpid(), threading.Event(), threading.Event()
+
+
+@on_change(Item)
+def tell(change):
+    print("parent" if os.getpid() == parent else "child", change.resource_id, flush=True)
+    if change.resource_id == 1:
+        reached.set()
+        may_go_on.wait()
+
+
+def add():
+    with Session(engine) as session:
+        session.add(Item())
+        session.commit()
+
+
+engine = create_engine("sqlite:///" + sys.argv[1], poolclass=NullPool)
+Base.metadata.create_all(engine)
+set_config(SQLAuditConfig())
+register_hooks()
+add()
+reached.wait()
+add()
+child = os.fork()
+if child == 0:
+    add()
+    drain_changes_sync()
+    os._exit(0)
+os.waitpid(child, 0)
+may_go_on.set()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+def test_a_forked_process_tells_its_own_changes(tmp_path: Path) -> None:
+    """What waited in the parent when it forked is told there, once, and not by the child again."""
+    program = tmp_path / "program.py"
+    program.write_text(FORKING)
+
+    done = subprocess.run(
+        [sys.executable, str(program), str(tmp_path / "items.sqlite")],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+
+    assert done.stdout.splitlines() == ["parent 1", "child 3", "parent 2"]
 
 
 async def test_both_kinds_of_sessions_are_waited_for(started: Maker, database: Database) -> None:

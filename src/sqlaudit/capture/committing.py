@@ -92,10 +92,10 @@ def deliver_written(session: Session) -> None:
 
 def _leave(connection: Connection, written: Written) -> None:
     """Let *written* wait for the end of a transaction that isn't the session's, on a connection that was lent to it."""
-    left: list[Written] = connection.info.setdefault(_LEFT_KEY, [])
-    if not left:
-        event.listen(connection, "begin", _on_begin, once=True)
-    left.append(written)
+    # For good: of two listeners that are meant for one call, a connection would call the first alone.
+    if not event.contains(connection, "begin", _on_begin):
+        event.listen(connection, "begin", _on_begin)
+    connection.info.setdefault(_LEFT_KEY, []).append(written)
 
 
 def _on_begin(connection: Connection) -> None:

@@ -844,6 +844,8 @@ async def test_settings_of_the_writer_change_nothing(maker: Maker, engine: Async
             chosen = SETTINGS if setting == "all" else {setting: value}
             for each, what in chosen.items():
                 await connection.exec_driver_sql(f"SET {each} = '{what}'")
+            # As PostgreSQL does now and then by itself: the functions are read anew, under these settings.
+            await connection.exec_driver_sql("DISCARD PLANS")
             for statement in (
                 f"INSERT INTO thing SELECT {number}, {names} FROM thing WHERE id = 0",
                 f"UPDATE thing SET {emptied} WHERE id = {number}",

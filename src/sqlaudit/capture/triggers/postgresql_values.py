@@ -425,7 +425,7 @@ def _of_document(type_: str, *, keeps_text: bool) -> Template:
         f"""
   -- sqlaudit, version 1: a document of a {type_} column as the trail stores it
   SELECT CASE
-    WHEN document::text ~ '{_TO_REWRITE}' THEN {document}(document::text, {str(keeps_text).lower()})
+    WHEN document::text ~ {literal(_TO_REWRITE)} THEN {document}(document::text, {str(keeps_text).lower()})
     ELSE document::jsonb
   END
 """
@@ -529,7 +529,7 @@ BEGIN
         WHEN abs(one.match[1]::numeric) < 3e-324 THEN 0
         ELSE one.match[1]::float8
       END AS number
-    FROM regexp_matches(document, '{_TOKEN}', 'g') WITH ORDINALITY AS one (match, place)
+    FROM regexp_matches(document, {literal(_TOKEN)}, 'g') WITH ORDINALITY AS one (match, place)
   ) AS each;
   IF keeps_text AND rewriting.is_large THEN
     RETURN jsonb_build_object('$json_text', document);

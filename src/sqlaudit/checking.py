@@ -41,7 +41,11 @@ class SchemaFinding:
         if self.kind == "column":
             remedy = "migrate the table, or track other fields"
         elif self.problem == "foreign":
-            remedy += "; leave it, if it is another application's"
+            name = str(self.table).rpartition(".")[-1]
+            remedy = (
+                f"create_audit_tables(engine), or a migration, drops it if its table is tracked here, "
+                f"op.drop_audit_triggers(\"{name}\") if it isn't any more; leave it, if it is another application's"
+            )
         return f"The {self.kind} {self.name}{of} is {self.problem}; {remedy}."
 
 
@@ -119,7 +123,7 @@ def _missing_columns(connection: Connection, trail: Table, metadata: MetaData | 
 def _triggers(
     connection: Connection, trail: Table, config: SQLAuditConfig | None, metadata: MetaData | None
 ) -> Iterator[SchemaFinding]:
-    standing = {each.identity: each for each in standing_objects(connection)}
+    standing = {each.identity: each for each in standing_objects(connection, trail)}
     expected = tables_with_triggers(None if metadata is None else {metadata})
     wanted = wanted_objects(connection, trail, expected, append_only=is_append_only(config))
     for each in wanted:
@@ -135,7 +139,7 @@ def _triggers(
             yield _finding(each, "outdated")
     for each in standing.values():
         # A function, or table, that nothing uses any more does nothing.
-        if each.kind == "trigger" and not each.is_guard:
+        if each.is_recording:
             yield _finding(each, "foreign")
 
 

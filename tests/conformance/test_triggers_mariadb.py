@@ -918,6 +918,59 @@ async def test_a_foreign_key_that_comes_later_is_found(engine: AsyncEngine) -> N
     assert change == ("item", "1", "update", {"code": "a"}, {"code": None})
 
 
+def referring(name: str, capture: Capture | None) -> MetaData:
+    """Return an untracked parent, and a table that refers to it, tracked unless *capture* is None."""
+    metadata = MetaData()
+    Table("parent", metadata, Column("id", Integer, primary_key=True, autoincrement=False))
+    child = Table(
+        name,
+        metadata,
+        Column("id", Integer, primary_key=True, autoincrement=False),
+        Column("parent_id", Integer, ForeignKey("parent.id", ondelete="CASCADE")),
+    )
+    if capture is not None:
+        track(child, capture=capture)
+    return metadata
+
+
+async def triggers_of(engine: AsyncEngine) -> list[str]:
+    """Return the names of all triggers, as the catalogue has them."""
+    query = "SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema = DATABASE() ORDER BY 1"
+    async with engine.connect() as connection:
+        return [row[0] for row in await connection.exec_driver_sql(query)]
+
+
+async def test_what_records_cascades_goes_with_the_table_that_refers(engine: AsyncEngine) -> None:
+    """What stands at an untracked parent is its child's: it goes when sessions record that, and not before."""
+    await create(engine, referring("child", Capture.TRIGGERS))
+    standing = await triggers_of(engine)
+    assert "sqlaudit_before_delete_parent" in standing
+
+    for other in (referring("other", Capture.SESSION), referring("child", None)):
+        await create_audit_tables(engine, metadata=other)
+        assert await triggers_of(engine) == standing
+        assert {problem for _, problem, _ in await findings(engine, other)} == {"foreign"}
+
+    moved = referring("child", Capture.SESSION)
+    await create_audit_tables(engine, metadata=moved)
+
+    assert await triggers_of(engine) == []
+    assert await findings(engine, moved) == []
+
+
+async def test_what_records_a_table_that_was_dropped_goes(engine: AsyncEngine) -> None:
+    """A trigger of the parent that would fail each DELETE, for want of the child, is dropped, whoever declares what."""
+    await create(engine, referring("child", Capture.TRIGGERS))
+    await execute(engine, "INSERT INTO parent VALUES (1)", "DROP TABLE child")
+    with pytest.raises(DBAPIError, match="doesn't exist"):
+        await execute(engine, "DELETE FROM parent")
+
+    await create_audit_tables(engine, metadata=MetaData())
+
+    await execute(engine, "DELETE FROM parent")
+    assert await triggers_of(engine) == []
+
+
 async def test_the_guard_refuses_what_replaces(engine: AsyncEngine) -> None:
     """Upserts, REPLACE, and statements of several tables, too, leave a guarded trail as it is."""
     metadata = MetaData()

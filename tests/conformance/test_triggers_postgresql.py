@@ -522,6 +522,35 @@ async def test_truncate_of_partitions(maker: Maker, engine: AsyncEngine, metadat
         await execute(engine, "DELETE FROM thing")
 
 
+async def test_partitions_in_another_schema(
+    database: Database, maker: Maker, engine: AsyncEngine, metadata: MetaData
+) -> None:
+    """Partitions where the connection doesn't look have their triggers, which are found, and go with the others."""
+    table = parted(metadata)
+    with schemas(database, "archive") as (archive,):
+        await start(
+            maker,
+            metadata,
+            *PARTITIONS,
+            f"CREATE TABLE {archive}.old PARTITION OF thing FOR VALUES FROM (900) TO (999)",
+        )
+        await create_audit_tables(engine, metadata=metadata)
+        assert await check_audit_schema(engine, metadata=metadata) == []
+        async with maker() as session:
+            await session.execute(table.insert().values(id=950, name="x"))
+            await session.commit()
+        await execute(engine, f"TRUNCATE {archive}.old")
+        assert [change[:2] for change in await told(engine)] == [("insert", "950"), ("delete", "950")]
+
+        table.info.clear()
+        track(table, capture=Capture.SESSION, table_label="Thing")
+        await create_audit_tables(engine, metadata=metadata)
+
+        assert await check_audit_schema(engine, metadata=metadata) == []
+        await execute(engine, f"INSERT INTO {archive}.old VALUES (951, 'y')", f"TRUNCATE {archive}.old")
+        assert len(await told(engine)) == 2
+
+
 # --- schemas and names -----------------------------------------------------------------------------------------------
 
 

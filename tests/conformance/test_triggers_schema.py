@@ -1,6 +1,8 @@
 """How triggers come into a database, what is said when they aren't right, and what guards the trail."""
 
+import contextlib
 import datetime as dt
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,6 +32,7 @@ from sqlaudit import (
     set_config,
     track,
     track_table,
+    trail_table,
 )
 from sqlaudit.exceptions import CaptureError, ConfigurationError, RetentionError, TrackingError
 from witness import watch_rows
@@ -451,3 +454,58 @@ async def test_other_applications_keep_their_triggers(maker: Maker, engine: Asyn
     of_theirs = [operation for label, operation in told if label == "Person"]
     assert of_theirs == ["insert", "delete", "insert", "delete", "insert"]
     assert [operation for label, operation in told if label == "other"] == ["delete", "insert"]
+
+
+async def test_tables_that_are_not_tracked_keep_their_triggers(maker: Maker, engine: AsyncEngine) -> None:
+    """Who declares another application's table, and doesn't track it, leaves its triggers, and is told of them."""
+    theirs = tracked(capture=Capture.TRIGGERS)
+    await create(engine, theirs, session_factory=maker)
+    theirs.info.clear()
+    ours = Table("other", MetaData(), *(column._copy() for column in PERSON.columns))
+    PERSON.to_metadata(ours.metadata)
+    _declared.append(track(ours, capture=Capture.TRIGGERS))
+    for _ in range(2):
+        await create(engine, ours, session_factory=maker)
+        await install(engine)
+    await execute(
+        engine, "INSERT INTO person (id, name) VALUES (1, 'a')", "INSERT INTO other (id, name) VALUES (1, 'a')"
+    )
+
+    assert [change.resource_type for change in await stored_trail(engine)] == ["Person", "other"]
+    found = await findings(engine)
+    assert {(each.kind, each.problem, str(each.table).split(".")[-1]) for each in found} == {
+        ("trigger", "foreign", "person")
+    }
+    assert 'op.drop_audit_triggers("person")' in str(found[0])
+
+
+@contextlib.contextmanager
+def another_schema(database: Database) -> Iterator[str]:
+    """Give the name of a new schema on the same server."""
+    name = f"test_{uuid.uuid4().hex}"
+    plain = database.make_engine(isolation_level="AUTOCOMMIT")
+    with plain.connect() as connection:
+        connection.exec_driver_sql(f"CREATE SCHEMA {name}")
+        try:
+            yield name
+        finally:
+            connection.exec_driver_sql(f"DROP SCHEMA {name}{' CASCADE' if database.kind == 'postgresql' else ''}")
+    plain.dispose()
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+async def test_a_guarded_trail_in_a_schema_of_its_own(engine: AsyncEngine, database: Database) -> None:
+    """What guards it is found where it stands: installing twice is installing once."""
+    with another_schema(database) as schema:
+        await create(engine, tracked(capture=Capture.TRIGGERS), trail=trail_table(schema=schema), append_only=True)
+        await install(engine)
+        await execute(engine, "INSERT INTO person (id, name) VALUES (1, 'a')")
+
+        await refused(engine, f"DELETE FROM {schema}.sqlaudit_change")
+        assert await findings(engine) == []
+        if database.kind == "postgresql":
+            await execute(engine, f'DROP TRIGGER "00_sqlaudit_guard_delete" ON {schema}.sqlaudit_change')
+        else:
+            await execute(engine, f"DROP TRIGGER {schema}.sqlaudit_guard_delete_sqlaudit_change")
+        (finding,) = await findings(engine)
+        assert (finding.problem, finding.table) == ("missing", f"{schema}.sqlaudit_change")

@@ -18,19 +18,23 @@ from alembic.util import PriorityDispatchResult
 from sqlalchemy import Connection, MetaData, Table
 
 from sqlaudit._upgrades import parts_there
-from sqlaudit.capture.division import tables_leading_to_triggers
+from sqlaudit.capture.division import tables_leading_to_triggers, tables_with_triggers
 from sqlaudit.capture.triggers.installing import (
     drop_triggers,
     install_triggers,
+    places_of,
     standing_objects,
     statements_to_install,
+    tracked_here,
     uninstall_triggers,
     wanted_objects,
 )
+from sqlaudit.capture.triggers.objects import DatabaseObject
 from sqlaudit.config import has_config
 from sqlaudit.exceptions import CaptureError
 from sqlaudit.schema import is_append_only, trail_of
 from sqlaudit.tables import is_trail
+from sqlaudit.tracking import all_tracked
 
 __all__ = ["DropAuditTriggersOp", "UpdateAuditTriggersOp", "compare_triggers"]
 
@@ -111,25 +115,21 @@ def _update(operations: Operations, operation: UpdateAuditTriggersOp) -> None:
     if parts_there(connection, trail):
         install_triggers(connection, trail, append_only=is_append_only(None), metadatas=metadatas)
         return
-    uninstall_triggers(connection, metadatas=metadatas)
+    uninstall_triggers(connection, trail, tracked_here(metadatas))
     # What guarded a trail that isn't there any more guards nothing.
     guards = {each.identity for each in wanted_objects(connection, trail, (), append_only=True) if each.is_guard}
-    drop_triggers(connection, lambda each: each.identity in guards)
+    drop_triggers(connection, trail, lambda each: each.identity in guards)
 
 
 @Operations.implementation_for(DropAuditTriggersOp)
 def _drop(operations: Operations, operation: DropAuditTriggersOp) -> None:
     connection, metadatas = _online(operations, "drop_audit_triggers")
+    trail = _trail_among(metadatas)
     if operation.table_names is None:
-        uninstall_triggers(connection, metadatas=metadatas)
+        uninstall_triggers(connection, trail, _declared(metadatas))
         return
     places = {_place(connection, operation.schema, name) for name in operation.table_names}
-    drop_triggers(
-        connection,
-        lambda each: (
-            each.kind == "trigger" and not each.is_guard and _place(connection, each.schema, each.table) in places
-        ),
-    )
+    drop_triggers(connection, trail, lambda each: each.is_recording and _is_of(connection, each, places))
 
 
 def _online(operations: Operations, name: str) -> tuple[Connection, list[MetaData] | None]:
@@ -149,10 +149,21 @@ def _metadatas(options: Mapping[str, Any]) -> list[MetaData] | None:
     return [target] if isinstance(target, MetaData) else target and [*target]
 
 
+def _declared(metadatas: Collection[MetaData] | None) -> Iterator[Table]:
+    """Yield the tables of env.py's MetaData; where it names none, of each that has tracked ones."""
+    for metadata in {table.metadata for table in all_tracked()} if metadatas is None else metadatas:
+        yield from metadata.tables.values()
+
+
 def _trail_among(metadatas: Collection[MetaData] | None) -> Table:
     """Return the trail of the configuration; without one, that of env.py's MetaData."""
     trails = [table for metadata in metadatas or () for table in metadata.tables.values() if is_trail(table)]
     return trails[0] if len(trails) == 1 and not has_config() else trail_of(None)
+
+
+def _is_of(connection: Connection, each: DatabaseObject, places: Collection[Any]) -> bool:
+    """Return whether a trigger fires for one of the tables, or records it."""
+    return any(_place(connection, *names) in places for names in ((each.schema, each.table), *each.serves))
 
 
 def _place(connection: Connection, schema: str | None, table: str | None) -> tuple[str | None, str | None]:
@@ -180,7 +191,8 @@ def compare_triggers(
     connection = autogen_context.connection
     assert connection is not None  # noqa: S101 for the type checkers: there is nothing to compare with otherwise
     metadatas = _metadatas(autogen_context.opts)
-    standing = standing_objects(connection)
+    trail, append_only = _trail_among(metadatas), is_append_only(None)
+    standing = standing_objects(connection, trail)
     # What triggers use is no table of the application's.
     own = {each.name for each in standing if each.kind == "table"}
     upgrade_ops.ops[:] = [
@@ -196,13 +208,35 @@ def compare_triggers(
         _place(connection, getattr(each, "schema", None), getattr(each, "table_name", None)) in places
         for each in upgrade_ops.ops
     )
-    trail, append_only = _trail_among(metadatas), is_append_only(None)
-    if is_touched or statements_to_install(connection, trail, append_only=append_only, metadatas=metadatas):
+    is_different = bool(statements_to_install(connection, trail, append_only=append_only, metadatas=metadatas))
+    no_longer = [*_no_longer_tracked(autogen_context, standing, trail)]
+    if is_touched or is_different or no_longer:
         there = {*_tables_that_lose(DropColumnOp, upgrade_ops, connection, places)}
+        there |= {table.name for table in no_longer if table.schema is None}
         back = {*_tables_that_lose(AddColumnOp, upgrade_ops, connection, places)}
         upgrade_ops.ops.insert(0, DropAuditTriggersOp(sorted(there)))
+        for table in no_longer:
+            if table.schema is not None:
+                upgrade_ops.ops.insert(0, DropAuditTriggersOp([table.name], schema=table.schema))
         upgrade_ops.ops.append(UpdateAuditTriggersOp(dropped_on_the_way_back=sorted(back)))
     return PriorityDispatchResult.CONTINUE
+
+
+def _no_longer_tracked(
+    autogen_context: AutogenContext, standing: Collection[DatabaseObject], trail: Table
+) -> Iterator[Table]:
+    """Yield the tables of env.py that triggers record, and nobody here tracks: a migration names what shall go."""
+    connection = autogen_context.connection
+    assert connection is not None  # noqa: S101 as above
+    metadatas = _metadatas(autogen_context.opts)
+    expected = wanted_objects(connection, trail, tables_with_triggers(metadatas), append_only=False)
+    wanted, tracked = {each.identity for each in expected}, places_of(connection, tracked_here(metadatas))
+    foreign = [each.serves for each in standing if each.is_recording and each.identity not in wanted]
+    recorded = {place for places in foreign for place in places} - tracked
+    for table in sorted(_declared(metadatas or ()), key=lambda table: table.fullname):
+        is_meant = autogen_context.run_object_filters(table, table.name, "table", reflected=False, compare_to=None)
+        if recorded and is_meant and not recorded.isdisjoint(places_of(connection, [table])):
+            yield table
 
 
 def _tables_that_lose(

@@ -13,7 +13,8 @@ same whatever release of sqlaudit runs it.
 
 A migration of tables that triggers record ends with ``op.update_audit_triggers()``, which brings the triggers to what
 is declared: in the migration's transaction, where the database has one for that. On SQLite it begins with
-``op.drop_audit_triggers("customer")`` if it drops a column, which a trigger would refuse.
+``op.drop_audit_triggers("customer")`` if it drops a column, which a trigger would refuse; on each database, if the
+table isn't tracked any more.
 """
 
 from typing import Any, Self

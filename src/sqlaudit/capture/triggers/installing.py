@@ -12,16 +12,18 @@ from sqlaudit.capture.division import capture_of, tables_with_triggers
 from sqlaudit.capture.rows import AuditedTable, narrowed_table
 from sqlaudit.capture.triggers.objects import DatabaseObject
 from sqlaudit.exceptions import CaptureError, TrackingError, TriggersMissingError
-from sqlaudit.tracking import Tracking, all_tracked
+from sqlaudit.tracking import Tracking, all_tracked, resolve_all, tracking_of
 from sqlaudit.types import Capture
 
 __all__ = [
     "column_names",
     "drop_triggers",
     "install_triggers",
+    "places_of",
     "refuse_missing_triggers",
     "standing_objects",
     "statements_to_install",
+    "tracked_here",
     "uninstall_triggers",
     "wanted_objects",
 ]
@@ -35,9 +37,9 @@ def install_triggers(
     """
     Bring the triggers of the tracked tables that are in this database to the state that is wanted.
 
-    What is as it should be isn't touched. What is left of tables that are declared
-    here, and aren't captured by triggers any more, goes; what stands at other tables
-    is another application's. A guard is never taken away.
+    What is as it should be isn't touched. What is left of tables that are tracked
+    here, and aren't captured by triggers any more, goes; what records others may be
+    another application's. A guard is never taken away.
 
     Raises:
         TrackingError: a column can't be recorded by triggers, or two declarations claim a table.
@@ -51,25 +53,40 @@ def statements_to_install(
 ) -> list[str]:
     """Return what `install_triggers` has to do: nothing if all is as it should be."""
     tables = tables_with_triggers(metadatas)
-    return _statements_towards(
-        connection, wanted_objects(connection, trail, tables, append_only=append_only), metadatas
-    )
+    wanted = wanted_objects(connection, trail, tables, append_only=append_only)
+    return _statements_towards(connection, trail, wanted, tracked_here(metadatas))
 
 
-def uninstall_triggers(connection: Connection, *, metadatas: Collection[MetaData] | None = None) -> None:
-    """Drop what `install_triggers` has made, but for the guards."""
-    for statement in _statements_towards(connection, (), metadatas):
+def uninstall_triggers(connection: Connection, trail: Table, tables: Iterable[Table]) -> None:
+    """Drop what `install_triggers` has made for *tables*, but for the guards."""
+    for statement in _statements_towards(connection, trail, (), tables):
         _execute(connection, statement)
 
 
+def tracked_here(metadatas: Collection[MetaData] | None) -> list[Table]:
+    """Return the tracked tables, whatever captures them: those of *metadatas*, if given."""
+    resolve_all()
+    tracked = [table for table in all_tracked() if tracking_of(table) is not None]
+    return [table for table in tracked if metadatas is None or table.metadata in metadatas]
+
+
 def _statements_towards(
-    connection: Connection, expected: Iterable[DatabaseObject], metadatas: Collection[MetaData] | None
+    connection: Connection, trail: Table, expected: Iterable[DatabaseObject], own: Iterable[Table]
 ) -> list[str]:
     wanted = {each.identity: each for each in expected}
-    standing = {each.identity: each for each in standing_objects(connection)}
+    standing = {each.identity: each for each in standing_objects(connection, trail)}
     same = {identity for identity, each in wanted.items() if standing.get(identity) == each}
     unwanted = {identity: each for identity, each in standing.items() if identity not in wanted}
-    gone = {identity for identity, each in unwanted.items() if _is_ours_to_drop(connection, each, metadatas)}
+    left_over = {identity: each for identity, each in unwanted.items() if each.is_recording}
+    places = places_of(connection, own if left_over else ())
+    inspector = inspect(connection)
+    gone = {
+        identity
+        for identity, each in left_over.items()
+        if not places.isdisjoint({(each.schema, each.table), *each.serves})
+        # What records a table that was dropped fails each write of the one that it fires for.
+        or not all(inspector.has_table(name, schema=schema) for schema, name in each.serves)
+    }
     if all(identity in gone or each.kind != "trigger" for identity, each in unwanted.items()) and not wanted:
         # What triggers use goes with the last of them.
         gone |= {identity for identity, each in unwanted.items() if not each.is_guard}
@@ -77,21 +94,15 @@ def _statements_towards(
     return drops + [each.create for identity, each in wanted.items() if identity not in same]
 
 
-def _is_ours_to_drop(connection: Connection, each: DatabaseObject, metadatas: Collection[MetaData] | None) -> bool:
-    if each.kind != "trigger" or each.is_guard:
-        return False
-    default = connection.dialect.default_schema_name
-    declared = {table.metadata for table in all_tracked()} if metadatas is None else metadatas
-    return any(
-        (_schema_of(connection, table) or default, table.name) == (each.schema or default, each.table)
-        for metadata in declared
-        for table in metadata.tables.values()
-    )
+def places_of(connection: Connection, tables: Iterable[Table]) -> set[tuple[str | None, str]]:
+    """Return schema and name of tables, as a `DatabaseObject` has them."""
+    module = _module(connection)
+    return {module.place_of(connection, table) for table in tables}
 
 
-def drop_triggers(connection: Connection, is_of: Callable[[DatabaseObject], bool]) -> None:
+def drop_triggers(connection: Connection, trail: Table, is_of: Callable[[DatabaseObject], bool]) -> None:
     """Drop those triggers, and functions of single tables, for which *is_of* says so."""
-    for each in reversed(standing_objects(connection)):
+    for each in reversed(standing_objects(connection, trail)):
         if is_of(each):
             _execute(connection, each.drop)
 
@@ -177,9 +188,9 @@ _COLUMN_NAMES: Final = {
 )
 
 
-def standing_objects(connection: Connection) -> list[DatabaseObject]:
+def standing_objects(connection: Connection, trail: Table) -> list[DatabaseObject]:
     """Return what stands there of ours, in an order of creation."""
-    return list(_module(connection).standing(connection))
+    return list(_module(connection).standing(connection, trail))
 
 
 def refuse_missing_triggers(connection: Connection, trail: Table, metadatas: Collection[MetaData]) -> None:
@@ -195,7 +206,7 @@ def refuse_missing_triggers(connection: Connection, trail: Table, metadatas: Col
     known = _found.setdefault(connection.engine, set())
     if situation in known:
         return
-    standing = {each.identity for each in standing_objects(connection)}
+    standing = {each.identity for each in standing_objects(connection, trail)}
     wanted = wanted_objects(connection, trail, expected, append_only=False)
     # Who may write need not see the functions.
     missing = {each.table or each.name for each in wanted if each.kind != "function" and each.identity not in standing}

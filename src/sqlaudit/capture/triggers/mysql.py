@@ -14,15 +14,15 @@ from typing import Final
 from sqlalchemy import Connection, Table, text
 from sqlalchemy.exc import DBAPIError
 
-from sqlaudit.capture.division import tables_with_triggers
 from sqlaudit.capture.rows import AuditedTable
 from sqlaudit.capture.triggers.mysql_cascades import cascades, foreign_keys
 from sqlaudit.capture.triggers.mysql_changes import Place, Writer
 from sqlaudit.capture.triggers.mysql_values import FUNCTIONS, identifier, literal
 from sqlaudit.capture.triggers.objects import GUARD, UNREADABLE, DatabaseObject
 from sqlaudit.exceptions import CaptureError
+from sqlaudit.tracking import all_tracked
 
-__all__ = ["guards", "missing_right", "standing", "wanted"]
+__all__ = ["guards", "missing_right", "place_of", "standing", "wanted"]
 
 _SQL_MODE: Final = "STRICT_ALL_TABLES"
 """A trigger has the mode of its creation: nothing is cut off, whatever the mode of the writer."""
@@ -32,11 +32,10 @@ _MAX_NAME: Final = 64
 
 def wanted(connection: Connection, tables: Sequence[AuditedTable], trail: Table) -> Iterator[DatabaseObject]:
     """Yield what should stand for *tables*, which are in the database, in the order of creation."""
-    default, places = _default_schema(connection), _schemas(connection)
-    trail_place = Place(places.get(trail.schema, trail.schema) or default, trail.name)
+    default, trail_place = _default_schema(connection), _place_of(connection, trail)
     writers: dict[Place, Writer] = {}
     for audited in tables:
-        place = Place(places.get(audited.table.schema, audited.table.schema) or default, audited.table.name)
+        place = _place_of(connection, audited.table)
         writers[place] = Writer(place, audited, trail, trail_place, connection.dialect)
     triggers = list(_triggers(connection, writers, default))
     # A trigger finds the functions of its own schema.
@@ -48,8 +47,7 @@ def wanted(connection: Connection, tables: Sequence[AuditedTable], trail: Table)
 
 def guards(connection: Connection, trail: Table) -> Iterator[DatabaseObject]:
     """Yield what refuses to update or delete what *trail* holds; TRUNCATE, which needs the right to DROP, can't be."""
-    default, places = _default_schema(connection), _schemas(connection)
-    place = Place(places.get(trail.schema, trail.schema) or default, trail.name)
+    default, place = _default_schema(connection), _place_of(connection, trail)
     for event, unless in (("UPDATE", "FALSE"), ("DELETE", "JSON_VALUE(@sqlaudit_published, '$.retention') <=> 1")):
         yield _trigger(
             place, _name(f"{GUARD}_{event.lower()}_", place.name), f"BEFORE {event}", _GUARD.format(unless), default
@@ -65,10 +63,16 @@ BEGIN
 END"""
 
 
-def standing(connection: Connection) -> Iterator[DatabaseObject]:
-    """Yield what stands there of ours."""
+def place_of(connection: Connection, table: Table) -> tuple[str | None, str]:
+    """Return schema and name of a table, as those of triggers are: no schema where it is the default one."""
+    place = _place_of(connection, table)
+    return None if place.schema == _default_schema(connection) else place.schema, place.name
+
+
+def standing(connection: Connection, trail: Table) -> Iterator[DatabaseObject]:
+    """Yield what stands there of ours: in the schemas of the connection, of tracked tables and *trail*."""
     default, places = _default_schema(connection), _schemas(connection)
-    schemas = {default, *(places.get(table.schema, table.schema) or default for table, _ in tables_with_triggers())}
+    schemas = {default, *(places.get(table.schema, table.schema) or default for table in (trail, *all_tracked()))}
     schemas |= {key.referred.schema for key in foreign_keys(connection, schemas)}
     functions = text("SELECT routine_name FROM information_schema.routines WHERE routine_schema = :schema")
     for schema in sorted(schemas):
@@ -164,7 +168,20 @@ def _trigger(place: Place, name: str, event: str, body: str, default: str, sql_m
             f"{_WITH_MODE}CREATE TRIGGER {trigger} {event} ON {identifier(schema, place.name)}\nFOR EACH ROW\n{body}"
         ),
         drop=f"DROP TRIGGER IF EXISTS {trigger}",
+        serves=frozenset(_recorded_by(event, body, place, default)),
     )
+
+
+def _recorded_by(event: str, body: str, place: Place, default: str) -> Iterator[tuple[str | None, str]]:
+    """Yield the tables whose rows a trigger records: for what foreign keys do, those whose rows its body reads."""
+    named = _NAMED.findall(body) if event.startswith("BEFORE") else [place]
+    for names in named:
+        schema, name = (each.replace("``", "`") for each in names)
+        yield None if schema == default else schema, name
+
+
+_NAMED: Final = re.compile(r"`((?:[^`]|``)+)`\.`((?:[^`]|``)+)` AS `row")
+"""What a body reads the rows of: see `mysql_cascades`."""
 
 
 def _function(schema: str | None, name: str, parameters: str, body: str, sql_mode: str = _SQL_MODE) -> DatabaseObject:
@@ -193,6 +210,11 @@ def _default_schema(connection: Connection) -> str:
     if schema is None:
         raise CaptureError("The connection has no default database, so triggers have no place; name one in its URL.")
     return str(schema)
+
+
+def _place_of(connection: Connection, table: Table) -> Place:
+    places = _schemas(connection)
+    return Place(places.get(table.schema, table.schema) or _default_schema(connection), table.name)
 
 
 def _schemas(connection: Connection) -> Mapping[str | None, str | None]:

@@ -28,6 +28,8 @@ class DatabaseObject:
     """The statement that creates it, readable and without parameters; it replaces one where the database can."""
     drop: str = field(compare=False)
     """The statement that drops it, if it is there."""
+    serves: frozenset[tuple[str | None, str]] = field(default=frozenset(), compare=False)
+    """Schema and name of the tables whose rows a trigger records: others than it fires for, where foreign keys act."""
 
     @property
     def identity(self) -> tuple[str, str | None, str | None, str]:
@@ -38,6 +40,11 @@ class DatabaseObject:
     def is_guard(self) -> bool:
         """Whether it guards the trail: it stays until somebody drops it."""
         return GUARD in self.name
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether it writes the trail."""
+        return self.kind == "trigger" and not self.is_guard
 
     @property
     def is_readable(self) -> bool:

@@ -21,7 +21,7 @@ from sqlaudit.capture.triggers.postgresql_values import HELPERS, ValueSQL, liter
 from sqlaudit.exceptions import TrackingError
 from sqlaudit.tracking import all_tracked
 
-__all__ = ["guards", "standing", "wanted"]
+__all__ = ["guards", "place_of", "standing", "wanted"]
 
 # PostgreSQL fires triggers in the order of their names: what the application's do comes after what caused it.
 _TRIGGER_PREFIX: Final = "00_sqlaudit_"
@@ -39,12 +39,11 @@ def wanted(connection: Connection, tables: Sequence[AuditedTable], trail: Table)
     Raises:
         TrackingError: PostgreSQL can't write the values of a column as the session would.
     """
-    places = connection.get_execution_options().get("schema_translate_map") or {}
     shown = {"lc_monetary": connection.scalar(text(_LC_MONETARY)), "extra_float_digits": "1"}
-    trail_sql = quoted(*_place_of(connection, trail, places))
+    trail_sql = quoted(*place_of(connection, trail))
     yielded: set[tuple[str, str]] = set()
     for audited in tables:
-        relation = _relation(connection, audited.table, places)
+        relation = _relation(connection, audited.table)
         if relation is None:
             continue
         recording = _recording(audited, relation, trail_sql, connection.dialect)
@@ -67,13 +66,14 @@ def wanted(connection: Connection, tables: Sequence[AuditedTable], trail: Table)
             )
             yield function.as_object()
             for schema, name in relation.places_of(operation):
-                yield _trigger(operation, relation.firing, function).as_object(schema, name)
+                yield _trigger(operation, relation.firing, function).as_object(
+                    schema, name, (relation.schema, relation.name)
+                )
 
 
 def guards(connection: Connection, trail: Table) -> Iterator[DatabaseObject]:
     """Yield what refuses to update, delete and truncate what *trail* holds."""
-    places = connection.get_execution_options().get("schema_translate_map") or {}
-    schema, name = _place_of(connection, trail, places)
+    schema, name = place_of(connection, trail)
     function = _Function(
         schema=schema,
         name=_short(f"{GUARD}_{name}"),
@@ -91,7 +91,7 @@ def guards(connection: Connection, trail: Table) -> Iterator[DatabaseObject]:
             old_table=None,
             new_table=None,
             function=function,
-        ).as_object(schema, name)
+        ).as_object(schema, name, (schema, name))
 
 
 _GUARD: Final = f"""
@@ -106,10 +106,15 @@ END
 """
 
 
-def standing(connection: Connection) -> Iterator[DatabaseObject]:
-    """Yield what stands there of ours: in the schemas that the connection looks into, and those of tracked tables."""
+def standing(connection: Connection, trail: Table) -> Iterator[DatabaseObject]:
+    """
+    Yield what stands there of ours.
+
+    Functions are looked for where the connection looks for tables, where tracked ones are, and *trail*; their
+    triggers everywhere: partitions may be in any schema.
+    """
     places = connection.get_execution_options().get("schema_translate_map") or {}
-    schemas = {places.get(table.schema, table.schema) for table in all_tracked()} - {None}
+    schemas = {places.get(table.schema, table.schema) for table in (trail, *all_tracked())} - {None}
     found = connection.execute(text(_STANDING_FUNCTIONS), {"schemas": [*schemas], "mark": f"\n{_MARK}"})
     functions: dict[int, _Function] = {}
     for oid, schema, name, head, config, is_definer, is_public, body in found:
@@ -127,7 +132,7 @@ def standing(connection: Connection) -> Iterator[DatabaseObject]:
     # One that was renamed still writes.
     ours = {"schemas": [*schemas], "prefix": _TRIGGER_PREFIX, "functions": [*functions]}
     triggers = connection.execute(text(_STANDING_TRIGGERS), ours)
-    for schema, table, name, type_, old, new, is_plain, function_oid in triggers:
+    for schema, table, name, type_, old, new, is_plain, function_oid, root_schema, root in triggers:
         trigger = _Trigger(
             name=name,
             timing="BEFORE" if type_ & 2 else "AFTER",
@@ -138,7 +143,7 @@ def standing(connection: Connection) -> Iterator[DatabaseObject]:
             function=functions.get(function_oid),
             is_plain=is_plain,
         )
-        yield trigger.as_object(schema, table)
+        yield trigger.as_object(schema, table, (root_schema, root))
 
 
 _LC_MONETARY: Final = "SELECT reset_val FROM pg_settings WHERE name = 'lc_monetary'"
@@ -163,10 +168,13 @@ SELECT n.nspname, c.relname, t.tgname, t.tgtype, t.tgoldtable, t.tgnewtable,
   AND NOT EXISTS (
     SELECT FROM pg_trigger AS each WHERE each.tgfoid = t.tgfoid AND each.tgname = t.tgname AND each.tgenabled <> 'O'
   ),
-  t.tgfoid
+  t.tgfoid, root_place.nspname, root.relname
 FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname IN {_SCHEMAS} AND t.tgparentid = 0 AND NOT t.tgisinternal AND (
-  starts_with(CAST(t.tgname AS text), CAST(:prefix AS text)) OR t.tgfoid = ANY(CAST(:functions AS oid[]))
+JOIN pg_class AS root ON root.oid = coalesce(pg_partition_root(c.oid), c.oid)
+JOIN pg_namespace AS root_place ON root_place.oid = root.relnamespace
+WHERE t.tgparentid = 0 AND NOT t.tgisinternal AND (
+  t.tgfoid = ANY(CAST(:functions AS oid[]))
+  OR n.nspname IN {_SCHEMAS} AND starts_with(CAST(t.tgname AS text), CAST(:prefix AS text))
 )
 ORDER BY n.nspname, c.relname, t.tgname
 """
@@ -213,8 +221,9 @@ class _Relation:
         return (*own, *self.leaves) if operation == "truncate" else own
 
 
-def _place_of(connection: Connection, table: Table, places: Mapping[Any, Any]) -> tuple[str, str]:
+def place_of(connection: Connection, table: Table) -> tuple[str, str]:
     """Return schema and name of a table, also of one that isn't there yet."""
+    places = connection.get_execution_options().get("schema_translate_map") or {}
     schema = places.get(table.schema, table.schema)
     if schema is not None:
         return schema, table.name
@@ -229,8 +238,8 @@ def _plainly_quoted(*names: str) -> str:
     return ".".join('"' + name.replace('"', '""') + '"' for name in names)
 
 
-def _relation(connection: Connection, table: Table, places: Mapping[Any, Any]) -> _Relation | None:
-    schema, name = _place_of(connection, table, places)
+def _relation(connection: Connection, table: Table) -> _Relation | None:
+    schema, name = place_of(connection, table)
     query = """
         SELECT c.oid, c.relkind = 'p',
           c.relkind = 'p' OR EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid) OR (
@@ -336,8 +345,8 @@ class _Trigger:
     is_plain: bool = True
     """It is enabled, and fires whatever changes."""
 
-    def as_object(self, schema: str, table: str) -> DatabaseObject:
-        """Return it as an object of the database."""
+    def as_object(self, schema: str, table: str, recorded: tuple[str, str]) -> DatabaseObject:
+        """Return it as an object of the database: it fires for a table, which may be a partition of the *recorded* one."""
         tables = {"OLD": self.old_table, "NEW": self.new_table}
         references = " ".join(f"{side} TABLE AS {name}" for side, name in tables.items() if name)
         calls = "" if self.function is None else quoted(self.function.schema, self.function.name)
@@ -355,6 +364,7 @@ class _Trigger:
             definition=f"{fires}\n{self.is_plain}\n{self.function and self.function.definition}",
             create=f"CREATE TRIGGER {quoted(self.name)}\n{fires}",
             drop=f"DROP TRIGGER IF EXISTS {quoted(self.name)} ON {on}",
+            serves=frozenset({recorded}),
         )
 
 

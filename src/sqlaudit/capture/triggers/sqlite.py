@@ -17,7 +17,7 @@ from sqlaudit.capture.triggers.sqlite_values import Encoding, encoding_of, liter
 from sqlaudit.codec import MASK
 from sqlaudit.exceptions import CaptureError, TrackingError
 
-__all__ = ["guards", "standing", "wanted"]
+__all__ = ["guards", "place_of", "standing", "wanted"]
 
 _EVENTS: Final = ("insert", "update", "delete", "noting_insert", "noting_update", "guard")
 
@@ -81,7 +81,12 @@ def _refuse_old(connection: Connection) -> None:
         )
 
 
-def standing(connection: Connection) -> Iterator[DatabaseObject]:
+def place_of(_: Connection, table: Table) -> tuple[str | None, str]:
+    """Return schema and name of a table, as those of triggers are: no schema."""
+    return None, table.name
+
+
+def standing(connection: Connection, trail: Table) -> Iterator[DatabaseObject]:
     """Yield what stands there of ours."""
     rows = connection.exec_driver_sql("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY rowid").all()
     for kind, name, _, definition in rows:
@@ -152,6 +157,7 @@ def _trigger(table: str, name: str, definition: str) -> DatabaseObject:
         definition=definition,
         create=definition,
         drop=f"DROP TRIGGER IF EXISTS {quoted(name)}",
+        serves=frozenset({(None, table)}),
     )
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Collection, Iterator, Set as AbstractSet
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import MetaData, Table
 from sqlalchemy.exc import NoReferenceError
@@ -48,29 +49,61 @@ def tables_with_triggers(metadatas: Collection[MetaData] | None = None) -> Itera
             yield table, tracking
 
 
-def labels_by_session() -> list[str]:
-    """Return the labels whose rows triggers leave to the sessions that record them."""
-    return [tracking.label for _, tracking in tables_with_triggers() if capture_of(tracking) is Capture.BOTH]
-
-
 def leading_to_triggers() -> AbstractSet[Table]:
     """Return the tables to which a write may fire triggers of ours: their own, or those of what it cascades to."""
-    global _leading
+    return _leading().tables
+
+
+def labels_by_session(table: Table | None, *, cascades: bool) -> tuple[str, ...]:
+    """
+    Return the labels whose rows triggers leave to a session that records a statement on *table*.
+
+    With *cascades*, also of the rows that foreign keys change with those of the table.
+    """
+    if table is None:
+        return ()
+    if cascades:
+        return _leading().labels.get(table, ())
+    tracking = tracking_of(table)
+    return (tracking.label,) if tracking is not None and capture_of(tracking) is Capture.BOTH else ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Leading:
+    declared: tuple[int, Capture]
+    tables: WeakSet[Table]
+    labels: WeakKeyDictionary[Table, tuple[str, ...]]
+    """What both captures record of the rows that are reached from a table."""
+
+
+def _leading() -> _Leading:
+    global _known
     # Asked for every statement; another declaration, or configuration, makes the answer a new one.
-    if _leading[0] != (declared_so_far(), _default()):
-        found = tables_leading_to_triggers()
+    if _known.declared != (declared_so_far(), _default()):
+        tables: WeakSet[Table] = WeakSet()
+        labels: WeakKeyDictionary[Table, tuple[str, ...]] = WeakKeyDictionary()
+        for table, tracking in tables_with_triggers():
+            for each in _leading_to(table):
+                tables.add(each)
+                if capture_of(tracking) is Capture.BOTH:
+                    labels[each] = (*labels.get(each, ()), tracking.label)
         # To find them, what was declared is resolved.
-        _leading = ((declared_so_far(), _default()), found)
-    return _leading[1]
+        _known = _Leading((declared_so_far(), _default()), tables, labels)
+    return _known
 
 
-_leading: tuple[tuple[int, Capture], WeakSet[Table]] = ((0, Capture.SESSION), WeakSet())
+_known = _Leading((0, Capture.SESSION), WeakSet(), WeakKeyDictionary())
 
 
-def tables_leading_to_triggers() -> WeakSet[Table]:
+def tables_leading_to_triggers() -> set[Table]:
     """Find them anew."""
-    found: WeakSet[Table] = WeakSet()
-    to_follow = [table for table, _ in tables_with_triggers()]
+    return {each for table, _ in tables_with_triggers() for each in _leading_to(table)}
+
+
+def _leading_to(table: Table) -> set[Table]:
+    """Return the table, and those whose writes foreign keys follow to its rows."""
+    found: set[Table] = set()
+    to_follow = [table]
     while to_follow:
         table = to_follow.pop()
         if table in found:

@@ -23,7 +23,7 @@ from sqlalchemy.orm import (
     UOWTransaction,
 )
 from sqlalchemy.sql import visitors
-from sqlalchemy.sql.dml import Delete, Update, UpdateBase
+from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
 from sqlalchemy.sql.elements import ReleaseSavepointClause, RollbackToSavepointClause, SavepointClause
 
 from sqlaudit.capture.committing import deliver_left, deliver_written, forget_left, mark_committed, note
@@ -36,6 +36,7 @@ from sqlaudit.capture.publishing import (
     end_savepoint,
     forget,
     is_told,
+    leave_to_session,
     publish,
     withdraw,
     withdraw_from_driver,
@@ -125,7 +126,11 @@ def after_flush(session: Session, context: UOWTransaction) -> None:
     """Runs when the SQL of a flush was sent; states still have their history."""
     flush = current_flush(session)
     end_flush(session)
-    if flush is None or not flush.done:
+    if flush is None:
+        return
+    for connection in flush.silenced:
+        leave_to_session(connection, ())
+    if not flush.done:
         return
     for connection, changes in changes_of(flush).items():
         record(session, connection, [changes], config_of(session), flush.acting)
@@ -290,7 +295,7 @@ def _before_execute(
     sent = statement
     dml = _dml_in(statement)
     if isinstance(dml, UpdateBase) and (session := _hooked_session(execution_options)) is not None:
-        _publish_for(session, connection, _tables_in(dml))
+        _publish_for(session, connection, _tables_in(dml), _by_session(dml))
         pending = _capture(session, connection, dml, multiparams or [params], execution_options)
         if pending is not None:
             sent = statement if pending.statement is dml else pending.statement
@@ -307,8 +312,15 @@ def _tables_in(statement: UpdateBase) -> Iterable[Table]:
     return {each for each in visitors.iterate(statement) if isinstance(each, Table)} if leading_to_triggers() else ()
 
 
-def _publish_for(session: Session, connection: Connection, tables: Iterable[Table]) -> None:
-    """Tell the database's triggers who writes, before a statement that may fire them."""
+def _by_session(statement: UpdateBase) -> tuple[str, ...]:
+    """Return the labels whose rows the session records itself, if *statement* writes them."""
+    return labels_by_session(written_table(statement), cascades=not isinstance(statement, Insert))
+
+
+def _publish_for(
+    session: Session, connection: Connection, tables: Iterable[Table], by_session: tuple[str, ...] = ()
+) -> None:
+    """Tell the database's triggers who writes, before a statement that may fire them, and which are to be silent."""
     leading = leading_to_triggers()
     fired = leading & {*tables} if leading else leading
     if not fired:
@@ -319,8 +331,11 @@ def _publish_for(session: Session, connection: Connection, tables: Iterable[Tabl
     if context.user_id is None and config.require_user:
         raise ActorRequiredError({label_of(table) for table in fired})
     transaction = transaction_of(session)
+    flush = current_flush(session)
+    if by_session and flush is not None:
+        flush.silenced.add(connection)
     try:
-        publish(connection, transaction.id, context, transaction.is_running, labels_by_session())
+        publish(connection, transaction.id, context, transaction.is_running, by_session)
     except DBAPIError as error:
         # SQLite's comes with the triggers. While a table moves, they need not be there yet.
         if not is_missing_table(error, PUBLISHED):
@@ -360,7 +375,7 @@ def _correct(session: Session, connection: Connection) -> None:
     finally:
         del session.info[_CORRECTING_KEY]
     transaction = transaction_of(session)
-    publish(connection, transaction.id, context, transaction.is_running, labels_by_session())
+    publish(connection, transaction.id, context, transaction.is_running)
 
 
 def _dml_in(statement: Any) -> Any:
@@ -423,9 +438,18 @@ def _after_execute(
         or (session := _hooked_session(execution_options)) is None
     ):
         return
+    _record_statement(session, connection, dml, multiparams or [params], execution_options, result)
+    if current_flush(session) is None:
+        # What the application's own triggers, functions and drivers write is for the triggers again.
+        leave_to_session(connection, ())
+
+
+def _record_statement(
+    session: Session, connection: Connection, dml: UpdateBase, parameters: Any, execution_options: Any, result: Any
+) -> None:
     flush = current_flush(session)
     if flush is not None and isinstance(dml, Delete) and _is_of_a_mapper(dml, flush, execution_options):
-        flush.check_deleted(written_table(dml), multiparams or [params], result.rowcount)
+        flush.check_deleted(written_table(dml), parameters, result.rowcount)
     waiting: list[tuple[Connection, Any, Pending]] = session.info.get(_PENDING_KEY, [])
     # Not by the statement: listeners of the application may have put another in its place.
     if not waiting or waiting[-1][0] is not connection or waiting[-1][1] is not written_table(dml):
@@ -457,7 +481,8 @@ def _before_cursor_execute(
         withdraw_stale(connection)
         return
     if compiled is not None and isinstance(compiled.statement, UpdateBase) and not compiled.ctes:
-        # Called for each row, where SQLAlchemy inserts one by one.
+        # Called for each row, where SQLAlchemy inserts one by one. What was sent for defaults was for the triggers.
+        leave_to_session(connection, _by_session(compiled.statement))
         return
     is_text = compiled is None or not isinstance(_dml_in(compiled.statement), (UpdateBase, Select, CompoundSelect))
     is_text = is_text or any(not isinstance(each.element, _KNOWN) for each in getattr(compiled, "ctes", None) or ())
@@ -472,7 +497,8 @@ def _before_cursor_execute(
     refusal = refusal_of(writes)
     if refusal is not None:
         _refuse(refusal, config_of(session))
-    _publish_for(session, connection, {table for _, table in writes})
+    by_session = _by_session(compiled.statement) if isinstance(getattr(compiled, "statement", None), UpdateBase) else ()
+    _publish_for(session, connection, {table for _, table in writes}, by_session)
 
 
 def tells_itself(context: Any) -> bool:

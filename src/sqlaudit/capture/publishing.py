@@ -21,6 +21,7 @@ __all__ = [
     "end_savepoint",
     "forget",
     "is_told",
+    "leave_to_session",
     "publish",
     "retention",
     "withdraw",
@@ -109,6 +110,13 @@ def _tell(
 
 
 _encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+def leave_to_session(connection: Connection, by_session: Collection[str]) -> None:
+    """Tell which labels the writer itself records from now on, if it is known who writes."""
+    known = _published.get(connection) if _published else None
+    if known is not None and known.document and known.by_session != by_session:
+        _tell(connection, known.said, by_session, known.is_current)
 
 
 def is_told(connection: Connection) -> bool:

@@ -258,6 +258,8 @@ class Flush:
     foreseen: set[Table] = dataclasses.field(default_factory=set)
     touched: set[Table] = dataclasses.field(default_factory=set)
     """Written by statements of listeners: what objects remember of their rows may be out of date."""
+    silenced: set[Connection] = dataclasses.field(default_factory=set)
+    """Where triggers leave rows to the session until the flush is over."""
     plans: dict[Mapper[Any], tuple[_Rows, ...]] = dataclasses.field(default_factory=dict)
     """Of the mappers whose objects were announced."""
     _post_updated: set[Table] | None = None

@@ -8,10 +8,10 @@ registering it once. What they know between two events is on ``Session.info``.
 import logging
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set as AbstractSet
 from typing import Any, Final
 
-from sqlalchemy import CompoundSelect, Connection, Engine, Select, StatementLambdaElement, Table, Values, event
+from sqlalchemy import CompoundSelect, Connection, Engine, Select, StatementLambdaElement, Table, Values, event, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import (
     FromStatement,
@@ -27,8 +27,8 @@ from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
 from sqlalchemy.sql.elements import ReleaseSavepointClause, RollbackToSavepointClause, SavepointClause
 
 from sqlaudit.capture.committing import deliver_left, deliver_written, forget_left, mark_committed, note
-from sqlaudit.capture.connections import OWN_STATEMENT, is_missing_table, refuse_autocommit
-from sqlaudit.capture.division import labels_by_session, leading_to_triggers
+from sqlaudit.capture.connections import OWN, OWN_STATEMENT, is_missing_table, refuse_autocommit
+from sqlaudit.capture.division import labels_by_session, leading_to_triggers, tracking_in_session
 from sqlaudit.capture.publishing import (
     PUBLISHED,
     doubt,
@@ -65,7 +65,7 @@ from sqlaudit.exceptions import (
     UncapturedStatementWarning,
 )
 from sqlaudit.recorder import acting_context, record, require_actor, transaction_of
-from sqlaudit.tracking import label_of, mappers_of, resolve_all
+from sqlaudit.tracking import label_of, mappers_of, resolve_all, tracking_of
 from sqlaudit.types import Operation
 
 __all__ = ["CONFIG_ATTRIBUTE", "SESSION_LISTENERS", "after_flush", "attend_engine", "tells_itself", "watch"]
@@ -87,6 +87,7 @@ _STATEMENT_OPTION: Final = "_sqlaudit_statement"
 _PENDING_KEY: Final = "sqlaudit.pending"
 _BROKEN_KEY: Final = "sqlaudit.broken"
 _CORRECTING_KEY: Final = "sqlaudit.correcting"
+_TO_SEE_KEY: Final = "sqlaudit.to_see"
 
 
 def config_of(session: Session) -> SQLAuditConfig:
@@ -130,6 +131,8 @@ def after_flush(session: Session, context: UOWTransaction) -> None:
         return
     for connection in flush.silenced:
         leave_to_session(connection, ())
+    for connection in [*session.info.get(_TO_SEE_KEY, ())]:
+        _refuse_nameless_rows(session, connection, {})
     if not flush.done:
         return
     for connection, changes in changes_of(flush).items():
@@ -295,7 +298,7 @@ def _before_execute(
     sent = statement
     dml = _dml_in(statement)
     if isinstance(dml, UpdateBase) and (session := _hooked_session(execution_options)) is not None:
-        _publish_for(session, connection, _tables_in(dml), _by_session(dml))
+        _publish_for(session, connection, _tables_in(dml), dml)
         pending = _capture(session, connection, dml, multiparams or [params], execution_options)
         if pending is not None:
             sent = statement if pending.statement is dml else pending.statement
@@ -318,9 +321,9 @@ def _by_session(statement: UpdateBase) -> tuple[str, ...]:
 
 
 def _publish_for(
-    session: Session, connection: Connection, tables: Iterable[Table], by_session: tuple[str, ...] = ()
+    session: Session, connection: Connection, tables: Iterable[Table], statement: UpdateBase | None
 ) -> None:
-    """Tell the database's triggers who writes, before a statement that may fire them, and which are to be silent."""
+    """Tell the database's triggers who writes, before *statement*, or text, that may fire them."""
     leading = leading_to_triggers()
     fired = leading & {*tables} if leading else leading
     if not fired:
@@ -329,9 +332,10 @@ def _publish_for(
     config = config_of(session)
     context = _acting(session, connection, config)
     if context.user_id is None and config.require_user:
-        raise ActorRequiredError({label_of(table) for table in fired})
+        _refuse_nobody(session, connection, fired, statement)
     transaction = transaction_of(session)
     flush = current_flush(session)
+    by_session = () if statement is None else _by_session(statement)
     if by_session and flush is not None:
         flush.silenced.add(connection)
     try:
@@ -343,6 +347,45 @@ def _publish_for(
     # Afterwards: what was read first, SQLite could no longer let write.
     refuse_missing_triggers(connection, config.trail, {table.metadata for table in fired})
     note(session, connection, transaction.id, config, {})
+
+
+def _refuse_nobody(
+    session: Session, connection: Connection, fired: AbstractSet[Table], statement: UpdateBase | None
+) -> None:
+    """
+    Refuse a statement whose rows can't name their actor themselves; if they can, see afterwards whether they do.
+
+    Raises:
+        ActorRequiredError: they can't.
+    """
+    nameless = fired if statement is None else {table for table in fired if _is_nameless(table)}
+    if nameless:
+        raise ActorRequiredError({label_of(table) for table in nameless})
+    session.info.setdefault(_TO_SEE_KEY, weakref.WeakSet()).add(connection)
+
+
+def _is_nameless(table: Table) -> bool:
+    tracking = tracking_of(table)
+    return tracking is not None and tracking.user_key is None and tracking_in_session(table) is None
+
+
+def _refuse_nameless_rows(session: Session, connection: Connection, options: Mapping[str, Any]) -> None:
+    """
+    Make sure that the rows which triggers have recorded do name their actor, if nobody else has.
+
+    Raises:
+        ActorRequiredError: some don't.
+    """
+    to_see: weakref.WeakSet[Connection] = session.info.get(_TO_SEE_KEY, ())
+    if connection not in to_see:
+        return
+    to_see.discard(connection)
+    columns = config_of(session).trail.columns
+    query = select(columns.resource_type).distinct()
+    query = query.where(columns.transaction_id == transaction_of(session).id, columns.changed_by.is_(None))
+    nameless = {*connection.scalars(query, execution_options={**options, **OWN})}
+    if nameless:
+        raise ActorRequiredError(nameless)
 
 
 def _acting(session: Session, connection: Connection, config: SQLAuditConfig) -> AuditContext:
@@ -438,10 +481,17 @@ def _after_execute(
         or (session := _hooked_session(execution_options)) is None
     ):
         return
-    _record_statement(session, connection, dml, multiparams or [params], execution_options, result)
-    if current_flush(session) is None:
-        # What the application's own triggers, functions and drivers write is for the triggers again.
-        leave_to_session(connection, ())
+    try:
+        _record_statement(session, connection, dml, multiparams or [params], execution_options, result)
+        if current_flush(session) is None:
+            # What the application's own triggers, functions and drivers write is for the triggers again.
+            leave_to_session(connection, ())
+            _refuse_nameless_rows(session, connection, places_in(execution_options))
+    except BaseException:
+        result.close()
+        # The statement was sent, and its trail wasn't: nothing of this may be committed.
+        session.info[_BROKEN_KEY] = weakref.ref(session.get_nested_transaction() or session.get_transaction())
+        raise
 
 
 def _record_statement(
@@ -455,18 +505,12 @@ def _record_statement(
     if not waiting or waiting[-1][0] is not connection or waiting[-1][1] is not written_table(dml):
         return
     *_, pending = waiting.pop()
-    try:
-        batches = tell(pending, connection, result, flush)
-        if flush is not None and flush.collects(connection):
-            for changes in batches:
-                flush.add(connection, written_table(dml), changes)
-        else:
-            record(session, connection, batches, config_of(session), options=places_in(execution_options))
-    except BaseException:
-        result.close()
-        # The statement was sent, and its trail wasn't: nothing of this may be committed.
-        session.info[_BROKEN_KEY] = weakref.ref(session.get_nested_transaction() or session.get_transaction())
-        raise
+    batches = tell(pending, connection, result, flush)
+    if flush is not None and flush.collects(connection):
+        for changes in batches:
+            flush.add(connection, written_table(dml), changes)
+    else:
+        record(session, connection, batches, config_of(session), options=places_in(execution_options))
 
 
 def _before_cursor_execute(
@@ -482,7 +526,8 @@ def _before_cursor_execute(
         return
     if compiled is not None and isinstance(compiled.statement, UpdateBase) and not compiled.ctes:
         # Called for each row, where SQLAlchemy inserts one by one. What was sent for defaults was for the triggers.
-        leave_to_session(connection, _by_session(compiled.statement))
+        if is_told(connection):
+            leave_to_session(connection, _by_session(compiled.statement))
         return
     is_text = compiled is None or not isinstance(_dml_in(compiled.statement), (UpdateBase, Select, CompoundSelect))
     is_text = is_text or any(not isinstance(each.element, _KNOWN) for each in getattr(compiled, "ctes", None) or ())
@@ -497,8 +542,9 @@ def _before_cursor_execute(
     refusal = refusal_of(writes)
     if refusal is not None:
         _refuse(refusal, config_of(session))
-    by_session = _by_session(compiled.statement) if isinstance(getattr(compiled, "statement", None), UpdateBase) else ()
-    _publish_for(session, connection, {table for _, table in writes}, by_session)
+    dml = getattr(compiled, "statement", None)
+    tables = {table for _, table in writes}
+    _publish_for(session, connection, tables, dml if isinstance(dml, UpdateBase) else None)
 
 
 def tells_itself(context: Any) -> bool:

@@ -1,18 +1,20 @@
 """What was once told otherwise than it reads, by type: ways that tests had found, and that stay closed."""
 
+import contextlib
+import enum
 from decimal import Decimal
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from conformance_setup import Maker, read_rows, save, start_audit, stored_changes, trail_of
 from databases import Database
 from sqlaudit import track_table
 from sqlaudit.exceptions import CaptureError
-from type_cases import ONCE_WRONG, TypeCase
+from type_cases import GENERIC, ONCE_WRONG, PG, TypeCase
 from type_lives import audited, check, lives_of_edges
 
 
@@ -120,6 +122,80 @@ async def test_values_that_a_lax_sql_mode_would_cut_off_are_refused(
 
     assert await read_rows(maker, "SELECT value FROM thing") == []
     assert await stored_changes(maker, "Thing") == []
+
+
+class Upper(sa.TypeDecorator[str]):
+    """Text that is sent in upper case."""
+
+    impl = sa.String(3)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+
+class Letter(str, enum.Enum):  # noqa: UP042
+    """As many write it: its str() isn't what it is."""
+
+    A = "a"
+
+
+@pytest.mark.parametrize(
+    ("database", "type_", "given"),
+    [
+        pytest.param(database, type_, given, id=f"{database} {name} {given!r}")
+        for databases, name, type_, given in [
+            (PG, "DOMAIN", postgresql.DOMAIN("short", sa.String(3)), "ab   "),
+            (GENERIC, "String(3)", sa.String(3), "ab   "),
+            (GENERIC, "Upper", Upper(), "ab   "),
+            (GENERIC, "String", sa.String(50), True),
+            (GENERIC, "String", sa.String(50), 7),
+            (GENERIC, "String", sa.String(50), 1.0),
+            (GENERIC, "String", sa.String(50), 1e20),
+            (GENERIC, "String", sa.String(50), Decimal("1.50")),
+            (GENERIC, "String", sa.String(50), Letter.A),
+            (GENERIC, "Upper", Upper(), 1.0),
+            (GENERIC, "Integer", sa.Integer(), 1.5),
+            (GENERIC, "Integer", sa.Integer(), "7"),
+            (GENERIC, "Integer", sa.Integer(), True),
+        ]
+        for database in databases
+    ],
+    indirect=["database"],
+)
+async def test_what_the_database_makes_of_a_value_is_told(
+    maker: Maker, database: Database, type_: Any, given: Any
+) -> None:
+    """A value that doesn't fit, or is of another kind, is told as the row holds it, when it comes and when it goes."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    @track_table()
+    class Thing(Base):
+        __tablename__ = "thing"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        value: Mapped[Any] = mapped_column(type_, nullable=True)
+
+    await start_audit(maker, Base)
+
+    held: list[Any] = []
+    async with maker(expire_on_commit=False) as session:
+        thing = Thing(id=1)
+        await save(session, thing)
+        thing.value = given
+        # Not every driver sends it.
+        with contextlib.suppress(sa.exc.DBAPIError):
+            await session.commit()
+            held = [row[0] for row in await read_rows(maker, "SELECT value FROM thing")]
+            thing.value = None
+            await session.commit()
+
+    _, *changes = await stored_changes(maker, "Thing")
+    assert [(old["value"], new["value"]) for _, _, old, new in changes] == [
+        pair for value in held for pair in ((None, value), (value, None))
+    ]
+    assert [type(new["value"]) for _, _, _, new in changes[:1]] == [*map(type, held)]
 
 
 @pytest.mark.parametrize("database", ["mariadb"], indirect=True)

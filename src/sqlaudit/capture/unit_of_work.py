@@ -509,7 +509,7 @@ def _remember(
         value: Any = committed[attribute] if pending else current.get(attribute, NO_VALUE)
         if value is not NO_VALUE:
             remembered[key] = value
-            if not locks_rows and (type(value) in codecs[key].plain or codecs[key].is_exact_in_memory(value)):
+            if not locks_rows and (codecs[key].is_plain(value) or codecs[key].is_exact_in_memory(value)):
                 continue
         if whole or pending or field.volatile or field.is_key:
             missing.add(key)
@@ -669,7 +669,7 @@ def _after(rows: _Rows, audited: AuditedTable, write: _Write, before: _Before | 
             if before is not None and (not before.may_differ(key, value) or _is_not_sent(write, field, value)):
                 continue
             codec = codecs[key]
-            if type(value) in codec.plain and key != audited.made_of_zero:
+            if codec.is_plain(value) and key != audited.made_of_zero:
                 new[key] = value
             elif _is_made_by_database(field, audited, value):
                 unread.add(key)

@@ -83,7 +83,7 @@ def _hstore(type_: Any, dialect: Dialect, find: Find) -> Codec:
 def _domain(type_: Any, dialect: Dialect, find: Find) -> Codec:
     # SQLAlchemy hands on what the driver gives, which is the plain Python value of these.
     if isinstance(type_.data_type, _PLAIN) and not isinstance(type_.data_type, sqltypes.Enum):
-        return replace(find(type_.data_type, dialect), is_altered=True)
+        return replace(find(type_.data_type, dialect), is_altered=True, plain=frozenset())
     raise LookupError(type_)
 
 

@@ -141,11 +141,11 @@ def _decorated(type_: Any, dialect: Dialect, find: Find) -> Codec:
 
     ciphers: list[bool] = []
 
-    def encodes_anew(value: Any) -> bool:
+    def is_changed(value: Any) -> bool:
         # Some ciphers let some values pass: only one that was seen to encrypt is known.
         if not ciphers and encode(value) != encode(value):
             ciphers.append(True)
-        return bool(ciphers)
+        return bool(ciphers) or inner.must_be_read(type_.process_bind_param(value, living()))
 
     return Codec(
         encode if _overrides(type_, "process_bind_param") else inner.dump,
@@ -156,9 +156,10 @@ def _decorated(type_: Any, dialect: Dialect, find: Find) -> Codec:
         keeps_text=inner.keeps_text,
         is_altered=inner.is_altered,
         is_padded=inner.is_padded,
+        longest=None if _overrides(type_, "process_bind_param") else inner.longest,
         sees_null=True,
         raw=(underneath, inner),
-        encodes_anew=encodes_anew if _overrides(type_, "process_bind_param") else None,
+        is_changed=is_changed if _overrides(type_, "process_bind_param") else inner.is_changed,
     )
 
 

@@ -44,7 +44,18 @@ def _boolean(type_: Any, dialect: Dialect, find: Find) -> Codec:
 
 
 def _integer(type_: Any, dialect: Dialect, find: Find) -> Codec:
-    return Codec(int, int, as_text=False, plain=frozenset({int, type(None)}))
+    return Codec(
+        _whole,
+        _whole,
+        as_text=False,
+        plain=frozenset({int, type(None)}),
+        is_changed=lambda value: not isinstance(value, int),
+    )
+
+
+def _whole(value: Any) -> int | float:
+    # SQLite keeps a fraction in a column of integers.
+    return value if isinstance(value, float) and math.isfinite(value) and not value.is_integer() else int(value)
 
 
 def _float(type_: Any, dialect: Dialect, find: Find) -> Codec:
@@ -116,7 +127,12 @@ def _string(type_: Any, dialect: Dialect, find: Find) -> Codec:
         # str(member) of a str-and-Enum class is its name, not what is sent.
         return str.__str__(value) if isinstance(value, str) else str(value)
 
-    return Codec(encode, str, plain=frozenset({str, type(None)}))
+    def is_changed(value: Any) -> bool:
+        # What is no text is made one by the database, or by its driver, in a way of their own.
+        return not isinstance(value, str)
+
+    longest = None if dialect.name == "sqlite" else type_.length
+    return Codec(encode, str, plain=frozenset({str, type(None)}), longest=longest, is_changed=is_changed)
 
 
 def _enum(type_: Any, dialect: Dialect, find: Find) -> Codec:
@@ -209,7 +225,15 @@ def _array(type_: Any, dialect: Dialect, find: Find) -> Codec:
         kind = tuple if type_.as_tuple else list
         return kind(decode(each) if isinstance(each, list) and not item.json else item.load(each) for each in stored)
 
-    return Codec(encode, decode, as_text=False, one_form=item.one_form, is_altered=item.is_altered)
+    def is_changed(value: Any) -> bool:
+        return any(
+            is_changed(each) if isinstance(each, (list, tuple)) and not item.json else item.must_be_read(each)
+            for each in value
+        )
+
+    return Codec(
+        encode, decode, as_text=False, one_form=item.one_form, is_altered=item.is_altered, is_changed=is_changed
+    )
 
 
 Makers = tuple[tuple[type, Callable[[Any, Dialect, Find], Codec]], ...]

@@ -54,7 +54,7 @@ class Codec:
     as_text: bool = True
     """The encoded values are strings, all of them."""
     plain: frozenset[type] = frozenset()
-    """Values of exactly these types are stored as they are, and the database gives them back as they are."""
+    """Values of exactly these types, read from the database, are stored as they are."""
     one_form: bool = True
     """Equal values have equal encodings; else they are compared decoded."""
     json: bool = False
@@ -63,6 +63,8 @@ class Codec:
     """The column keeps a document as it was written: 1 and 1.0 are two, though JSON has one kind of number."""
     is_altered: bool = False
     """The database rounds or pads what it is given: a value is known when it was read back."""
+    longest: int | None = None
+    """Of longer texts, the database cuts off blanks at the end."""
     sees_null: bool = False
     """*encode* and *decode* are asked about None, too: a decorator may store it as something else."""
 
@@ -70,8 +72,8 @@ class Codec:
     """Trailing blanks mean nothing: the database adds them."""
     raw: "tuple[TypeEngine[Any], Codec] | None" = None
     """Of a decorated type: the type underneath, as which a value can be read without decoding it."""
-    encodes_anew: Callable[[Any], bool] | None = None
-    """Says whether a value is encoded otherwise each time, as a cipher does."""
+    is_changed: Callable[[Any], bool] | None = None
+    """Says whether the database may make something else of a value, or a cipher encodes it otherwise each time."""
 
     @property
     def as_read(self) -> "Codec":
@@ -81,6 +83,10 @@ class Codec:
     def readable(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return *column* as it is read to be stored: an encrypted value isn't decrypted, and not encrypted anew."""
         return column if self.raw is None else type_coerce(column, self.raw[0])
+
+    def is_plain(self, value: object) -> bool:
+        """Return whether *value*, as it is sent, is stored as it is."""
+        return type(value) in self.plain and not self._is_cut(value)
 
     def as_key(self, stored: JSONValue) -> JSONValue:
         """Return the stored form of a part of a key: the same whether it was read or given."""
@@ -109,7 +115,10 @@ class Codec:
         """Return whether what the row holds can't be told from the Python value that was sent."""
         if value is None:
             return False
-        return self.is_altered or (self.encodes_anew is not None and self.encodes_anew(value))
+        return self.is_altered or self._is_cut(value) or (self.is_changed is not None and self.is_changed(value))
+
+    def _is_cut(self, value: object) -> bool:
+        return self.longest is not None and isinstance(value, str) and len(value) > self.longest
 
     def is_exact_in_memory(self, value: object) -> bool:
         """Return whether *value*, found in an object, must be what the database held."""

@@ -171,7 +171,9 @@ MUTATIONS = [
         "    if cache is None or is_bulk(statement)",
         "    if cache is None:\n        return True\n    if is_bulk(statement)",
     ),
-    Mutation("rows are not locked", UNIT_OF_WORK, "if not locks_rows and (codecs[key].is_plain", "if (codecs[key].is_plain"),
+    Mutation(
+        "rows are not locked", UNIT_OF_WORK, "if not locks_rows and (codecs[key].is_plain", "if (codecs[key].is_plain"
+    ),
     Mutation(
         "PostgreSQL's triggers take the new row for the old one",
         POSTGRESQL,

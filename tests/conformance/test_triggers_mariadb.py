@@ -994,6 +994,26 @@ async def test_the_guard_refuses_what_replaces(engine: AsyncEngine) -> None:
     assert await stored_trail(engine) == before
 
 
+async def test_mysql_is_refused(database: Database) -> None:
+    """Triggers that are MariaDB's aren't installed where the server is MySQL; what sessions record needs none."""
+    plain = database.make_engine()
+    dialect: Any = plain.dialect
+    metadata = MetaData()
+    table = items(metadata)
+    with plain.connect() as connection:
+        create_audit_tables(connection, config=SQLAuditConfig(), metadata=MetaData())
+        table.create(connection)
+        dialect.is_mariadb = False
+        with pytest.raises(CaptureError, match=r"this server is MySQL.*Capture\.SESSION"):
+            create_audit_tables(connection, config=SQLAuditConfig(), metadata=metadata)
+        with pytest.raises(CaptureError, match=r"this server is MySQL.*append_only"):
+            create_audit_tables(connection, config=SQLAuditConfig(append_only=True), metadata=MetaData())
+        create_audit_tables(connection, config=SQLAuditConfig(), metadata=MetaData())
+        triggers = "SELECT count(*) FROM information_schema.triggers WHERE trigger_schema = DATABASE()"
+        assert connection.scalar(text(triggers)) == 0
+    plain.dispose()
+
+
 # --- rights ----------------------------------------------------------------------------------------------------------
 
 

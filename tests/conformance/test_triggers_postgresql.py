@@ -979,6 +979,48 @@ async def test_stored_values_are_those_of_the_session(
     assert stored == 2 * distinct >= 2 * 2 * length
 
 
+DRIFTED: dict[str, tuple[Any, str, str, Any]] = {
+    "json_in_jsonb": (postgresql.JSON(), "jsonb", "'{\"a\": 1.0}'", {"a": 1.0}),
+    "jsonb_in_json": (postgresql.JSONB(), "json", "'{\"a\": 1.0}'", {"a": 1.0}),
+    "json_in_text": (postgresql.JSON(), "text", "'[1]'", [1]),
+    "jsons": (sa.ARRAY(postgresql.JSON()), "jsonb[]", "'{\"[1]\"}'", [[1]]),
+    "numeric": (sa.Numeric(10, 2), "double precision", "0.1", "0.10"),
+    "any_numeric": (sa.Numeric(), "double precision", "1e20", "100000000000000000000"),
+    "double": (sa.Double(), "numeric(8, 2)", "0.1", 0.1),
+    "aware": (sa.DateTime(timezone=True), "timestamp", "'2024-01-02 03:04'", "2024-01-02T03:04:00.000000+00:00"),
+    "naive": (sa.DateTime(), "date", "'2024-01-02'", "2024-01-02T00:00:00.000000"),
+    "moment": (sa.Time(timezone=True), "time", "'03:04'", "03:04:00.000000+00:00"),
+    "span": (postgresql.INTERVAL(), "time", "'03:04'", "P0DT11040.000000S"),
+    "packed": (sa.LargeBinary(), "text", "'abc'", "YWJj"),
+}
+"""The type that is declared, that of the database, a value, and what is stored of it."""
+
+
+async def test_similar_types_are_recorded(maker: Maker, engine: AsyncEngine, metadata: MetaData) -> None:
+    """A column whose type isn't the declared one, but can be cast to it, doesn't fail the writes of its table."""
+    thing(metadata, *(Column(name, type_) for name, (type_, *_) in DRIFTED.items()))
+    columns = ", ".join(f"{name} {actual}" for name, (_, actual, *_) in DRIFTED.items())
+    values = ", ".join(value for _, _, value, _ in DRIFTED.values())
+    await execute(engine, f"CREATE TABLE thing (id integer PRIMARY KEY, {columns})")
+    await start(maker, metadata)
+    await execute(
+        engine,
+        "SET LOCAL TimeZone = 'UTC'",
+        f"INSERT INTO thing VALUES (1, {values})",
+        "UPDATE thing SET " + ", ".join(f"{name} = {name}" for name in DRIFTED),
+        "UPDATE thing SET " + ", ".join(f"{name} = NULL" for name in DRIFTED),
+        "DELETE FROM thing",
+    )
+
+    expected = {name: stored for name, (*_, stored) in DRIFTED.items()}
+    empty = dict.fromkeys(DRIFTED)
+    assert await told(engine) == [
+        ("insert", "1", None, {"id": 1, **expected}),
+        ("update", "1", expected, empty),
+        ("delete", "1", {"id": 1, **empty}, None),
+    ]
+
+
 async def test_masked_values_stay_in_the_table(maker: Maker, engine: AsyncEngine, metadata: MetaData) -> None:
     """Of a masked column is told that it was changed, never to what, whatever its type."""
     table = Table(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, MetaData, String, Table, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from conformance_setup import Maker, story_of
@@ -509,3 +509,21 @@ async def test_a_guarded_trail_in_a_schema_of_its_own(engine: AsyncEngine, datab
             await execute(engine, f"DROP TRIGGER {schema}.sqlaudit_guard_delete_sqlaudit_change")
         (finding,) = await findings(engine)
         assert (finding.problem, finding.table) == ("missing", f"{schema}.sqlaudit_change")
+
+
+async def test_a_view_is_refused(engine: AsyncEngine) -> None:
+    """What can't have triggers isn't left out in silence by who installs, who checks, and a session."""
+    table = tracked(capture=Capture.TRIGGERS)
+    set_config(SQLAuditConfig())
+    await execute(
+        engine,
+        "CREATE TABLE people (id INTEGER PRIMARY KEY, name VARCHAR(40), email VARCHAR(40))",
+        "CREATE VIEW person AS SELECT * FROM people",
+    )
+    for refusing in (create(engine, table), install(engine), findings(engine)):
+        with pytest.raises(TrackingError, match=r"person is a view.*Capture\.SESSION"):
+            await refusing
+    async with AsyncSession(engine) as session:
+        register_hooks(session)
+        with pytest.raises(TrackingError, match="person is a view"):
+            await session.execute(table.insert().values(id=1, name="a"))

@@ -14,7 +14,7 @@ stay silent: the session records these rows itself.
 
 Where it is published: PostgreSQL, the transaction-local setting
 ``sqlaudit.published``; SQLite, the one row of the table ``sqlaudit_published``,
-which is there only while its transaction runs; MariaDB and MySQL, the variable
+which is there only while its transaction runs; MariaDB, the variable
 ``@sqlaudit_published`` of the connection.
 """
 

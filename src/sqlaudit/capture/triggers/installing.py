@@ -235,6 +235,6 @@ def _module(connection: Connection) -> Any:
     name = _MODULES.get(connection.dialect.name)
     if name is None:
         raise CaptureError(
-            f"Triggers can be had on PostgreSQL, SQLite, MariaDB and MySQL; this database is {connection.dialect.name}."
+            f"Triggers can be had on PostgreSQL, SQLite and MariaDB; this database is {connection.dialect.name}."
         )
     return importlib.import_module(f"sqlaudit.capture.triggers.{name}")

@@ -1,5 +1,5 @@
 """
-The triggers of MariaDB and MySQL.
+The triggers of MariaDB. MySQL, which its SQLAlchemy dialect is of, too, is refused.
 
 They fire for each row. What a foreign key does to the rows that refer fires
 nothing, so the triggers of the table that they refer to record it. TRUNCATE
@@ -9,7 +9,7 @@ can't be seen: don't grant DROP, which it needs.
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, Table, text
 from sqlalchemy.exc import DBAPIError
@@ -18,7 +18,7 @@ from sqlaudit.capture.rows import AuditedTable
 from sqlaudit.capture.triggers.mysql_cascades import cascades, foreign_keys
 from sqlaudit.capture.triggers.mysql_changes import Place, Writer
 from sqlaudit.capture.triggers.mysql_values import FUNCTIONS, identifier, literal
-from sqlaudit.capture.triggers.objects import GUARD, UNREADABLE, DatabaseObject
+from sqlaudit.capture.triggers.objects import GUARD, UNREADABLE, DatabaseObject, no_table
 from sqlaudit.exceptions import CaptureError
 from sqlaudit.tracking import all_tracked
 
@@ -31,11 +31,21 @@ _MAX_NAME: Final = 64
 
 
 def wanted(connection: Connection, tables: Sequence[AuditedTable], trail: Table) -> Iterator[DatabaseObject]:
-    """Yield what should stand for *tables*, which are in the database, in the order of creation."""
+    """
+    Yield what should stand for *tables*, which are in the database, in the order of creation.
+
+    Raises:
+        CaptureError: this is MySQL, not MariaDB.
+        TrackingError: MariaDB can't write the values of a column, or a table is a view.
+    """
+    _refuse_mysql(connection)
     default, trail_place = _default_schema(connection), _place_of(connection, trail)
     writers: dict[Place, Writer] = {}
+    kind = text("SELECT table_type FROM information_schema.tables WHERE table_schema = :schema AND table_name = :name")
     for audited in tables:
         place = _place_of(connection, audited.table)
+        if connection.scalar(kind, place._asdict()) == "VIEW":
+            raise no_table(audited.table)
         writers[place] = Writer(place, audited, trail, trail_place, connection.dialect)
     triggers = list(_triggers(connection, writers, default))
     # A trigger finds the functions of its own schema.
@@ -46,11 +56,26 @@ def wanted(connection: Connection, tables: Sequence[AuditedTable], trail: Table)
 
 
 def guards(connection: Connection, trail: Table) -> Iterator[DatabaseObject]:
-    """Yield what refuses to update or delete what *trail* holds; TRUNCATE, which needs the right to DROP, can't be."""
+    """
+    Yield what refuses to update or delete what *trail* holds; TRUNCATE, which needs the right to DROP, can't be.
+
+    Raises:
+        CaptureError: this is MySQL, not MariaDB.
+    """
+    _refuse_mysql(connection)
     default, place = _default_schema(connection), _place_of(connection, trail)
     for event, unless in (("UPDATE", "FALSE"), ("DELETE", "JSON_VALUE(@sqlaudit_published, '$.retention') <=> 1")):
         yield _trigger(
             place, _name(f"{GUARD}_{event.lower()}_", place.name), f"BEFORE {event}", _GUARD.format(unless), default
+        )
+
+
+def _refuse_mysql(connection: Connection) -> None:
+    dialect: Any = connection.dialect
+    if not dialect.is_mariadb:
+        raise CaptureError(
+            "Triggers can be had on PostgreSQL, SQLite and MariaDB; this server is MySQL, which reads their SQL otherwise. "
+            "Record tables with capture=Capture.SESSION there, and leave out append_only=True."
         )
 
 
@@ -199,7 +224,6 @@ def _function(schema: str | None, name: str, parameters: str, body: str, sql_mod
 
 
 _WITH_MODE: Final = f"/*M! SET STATEMENT sql_mode = {literal(_SQL_MODE)} FOR */\n"
-"""MariaDB's. MySQL reads a comment, and creates with the mode of the connection."""
 
 
 # --- the database ----------------------------------------------------------------------------------------------------

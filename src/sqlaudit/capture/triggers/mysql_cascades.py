@@ -1,4 +1,4 @@
-"""What foreign keys do to the rows that refer, for which MariaDB and MySQL fire no triggers of these."""
+"""What foreign keys do to the rows that refer, for which MariaDB fires no triggers of these."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -227,7 +227,7 @@ class _Path:
 def _updates(keys: Sequence[ForeignKey], writers: Mapping[Place, Writer], place: Place) -> Iterator[str]:
     """Yield the statements that record what happens to others when a row of *place* gets another key."""
     for key in keys:
-        # MariaDB and MySQL refuse it where a table's own rows refer to each other.
+        # MariaDB refuses it where a table's own rows refer to each other.
         if key.referred == place and key.table != place and key.on_update in _ACTING:
             path = _Path(
                 tables=(),

@@ -1,4 +1,4 @@
-"""The bodies of MariaDB's and MySQL's triggers: what happened to a row, as a row of the trail."""
+"""The bodies of MariaDB's triggers: what happened to a row, as a row of the trail."""
 
 import json
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""How MariaDB and MySQL write the value of a column as the trail keeps it: SQL, by the column's type."""
+"""How MariaDB writes the value of a column as the trail keeps it: SQL, by the column's type."""
 
 import json
 from collections.abc import Callable
@@ -389,4 +389,4 @@ END""",
 END""",
     ),
 }
-"""Parameters and body by name. Where the server is MySQL, `mysql` has others in their place."""
+"""Parameters and body by name."""

@@ -3,7 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-__all__ = ["GUARD", "UNREADABLE", "DatabaseObject"]
+from sqlalchemy import Table
+
+from sqlaudit.exceptions import TrackingError
+
+__all__ = ["GUARD", "UNREADABLE", "DatabaseObject", "no_table"]
 
 GUARD: Final = "sqlaudit_guard"
 """In the names of what guards the trail."""
@@ -50,3 +54,11 @@ class DatabaseObject:
     def is_readable(self) -> bool:
         """Whether this user of the database may look into it."""
         return not self.definition.endswith(UNREADABLE)
+
+
+def no_table(table: Table) -> TrackingError:
+    """Return the error of what is tracked, and can't have triggers."""
+    return TrackingError(
+        f"{table.fullname} is a view, or temporary or foreign, and has no triggers that could write the trail; record it "
+        f"with capture=Capture.SESSION."
+    )

@@ -16,7 +16,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Dialect, Enum, Integer, String, Table, TypeDecorator, Uuid, text
 
 from sqlaudit.capture.rows import AuditedTable, batched
-from sqlaudit.capture.triggers.objects import GUARD, DatabaseObject
+from sqlaudit.capture.triggers.objects import GUARD, DatabaseObject, no_table
 from sqlaudit.capture.triggers.postgresql_values import HELPERS, ValueSQL, literal, quoted, value_sql, withheld_sql
 from sqlaudit.exceptions import TrackingError
 from sqlaudit.tracking import all_tracked
@@ -37,7 +37,7 @@ def wanted(connection: Connection, tables: Sequence[AuditedTable], trail: Table)
     Yield what should stand for those of *tables* that are in the database, in the order of creation.
 
     Raises:
-        TrackingError: PostgreSQL can't write the values of a column as the session would.
+        TrackingError: PostgreSQL can't write the values of a column as the session would, or a table is a view.
     """
     shown = {"lc_monetary": connection.scalar(text(_LC_MONETARY)), "extra_float_digits": "1"}
     trail_sql = quoted(*place_of(connection, trail))
@@ -241,7 +241,7 @@ def _plainly_quoted(*names: str) -> str:
 def _relation(connection: Connection, table: Table) -> _Relation | None:
     schema, name = place_of(connection, table)
     query = """
-        SELECT c.oid, c.relkind = 'p',
+        SELECT c.oid, c.relkind = 'p', c.relkind IN ('r', 'p'),
           c.relkind = 'p' OR EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = c.oid) OR (
             SELECT count(*) > 1 AND bool_or(k.confdeltype = 'c') FROM pg_constraint AS k
             WHERE k.conrelid = c.oid AND k.contype = 'f'
@@ -251,13 +251,15 @@ def _relation(connection: Connection, table: Table) -> _Relation | None:
             SELECT FROM pg_trigger AS t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal
               AND t.tgtype & 67 = 1 AND NOT starts_with(CAST(t.tgname AS text), CAST(:prefix AS text))
           )
-        FROM pg_class AS c WHERE c.oid = to_regclass(:name) AND c.relkind IN ('r', 'p')
+        FROM pg_class AS c WHERE c.oid = to_regclass(:name)
     """
     parameters = {"name": _plainly_quoted(schema, name), "prefix": _TRIGGER_PREFIX}
     found = connection.execute(text(query), parameters).one_or_none()
     if found is None:
         return None
-    oid, is_partitioned, needs_rows, has_triggers = found
+    oid, is_partitioned, is_table, needs_rows, has_triggers = found
+    if not is_table:
+        raise no_table(table)
     leaves = """
         SELECT n.nspname, c.relname FROM pg_partition_tree(CAST(:oid AS oid)) AS p
         JOIN pg_class AS c ON c.oid = p.relid JOIN pg_namespace AS n ON n.oid = c.relnamespace

@@ -3,6 +3,8 @@ How PostgreSQL itself writes the values of a column as the trail stores them: co
 
 Nothing in here depends on what a session has set: DateStyle, IntervalStyle,
 TimeZone, bytea_output; what does can be set for the function: see `ValueSQL.settings`.
+Casts say which type is meant: a column that is of a similar one, json for jsonb, is
+recorded, and doesn't fail each write of its table.
 """
 
 import datetime as dt
@@ -192,13 +194,18 @@ def _float(type_: Any, dialect: Dialect, helper: Template) -> ValueSQL:
     return ValueSQL(rounded, rounded, None, is_text=False, settings=settings, helpers=helpers)
 
 
+def _is_unscaled(type_: Any) -> bool:
+    """Return whether a type is of numbers with any scale, which are compared as numbers."""
+    is_exact = isinstance(type_, sqltypes.Numeric) and not isinstance(type_, sqltypes.Float)
+    return is_exact and type_.scale is None and type_.precision is None
+
+
 def _numeric(type_: Any, dialect: Dialect, helper: Template) -> ValueSQL:
-    if type_.scale is None and type_.precision is None:
-        return replace(_TEXT, compared=_itself)
     scale = 0 if type_.scale is None else type_.scale
 
     def kept(value: str) -> str:
-        return f"round({value}, {scale})"
+        number = f"{value}::numeric"
+        return number if _is_unscaled(type_) else f"round({number}, {scale})"
 
     return replace(
         _TEXT, document=lambda value: f"{kept(value)}::text", compared=kept, text=lambda value: f"{kept(value)}::text"
@@ -207,7 +214,7 @@ def _numeric(type_: Any, dialect: Dialect, helper: Template) -> ValueSQL:
 
 def _binary(type_: Any, dialect: Dialect, helper: Template) -> ValueSQL:
     def base64(value: str) -> str:
-        return f"translate(encode({value}, 'base64'), E'\\n', '')"
+        return f"translate(encode({value}::bytea, 'base64'), E'\\n', '')"
 
     return ValueSQL(base64, _itself, base64)
 
@@ -222,7 +229,7 @@ def _datetime(type_: Any, dialect: Dialect, helper: Template) -> ValueSQL:
     first, last = (f"'{each.isoformat(timespec='microseconds')}{offset}'" for each in _MOMENTS)
 
     def isoformat(value: str) -> str:
-        moment = f"({value} AT TIME ZONE 'UTC')" if type_.timezone else value
+        moment = f"({value}::timestamptz AT TIME ZONE 'UTC')" if type_.timezone else f"{value}::timestamp"
         # Python has no years before 1 and after 9999: they are told as PostgreSQL writes them. The infinities are,
         # for asyncpg, the last and the first moment that Python has.
         return (
@@ -251,7 +258,8 @@ def _time(type_: Any, dialect: Dialect, helper: Template) -> ValueSQL:
     if not type_.timezone:
         return ValueSQL(isoformat, _itself, isoformat)
 
-    def with_offset(value: str) -> str:
+    def with_offset(moment: str) -> str:
+        value = f"{moment}::timetz"
         offset = f"make_interval(secs => abs(extract(timezone FROM {value}))::float8)"
         return (
             f"concat({isoformat(value)}, CASE WHEN extract(timezone FROM {value}) < 0 THEN '-' ELSE '+' END, "
@@ -271,11 +279,11 @@ def _interval(type_: Any, dialect: Dialect, helper: Template) -> ValueSQL:
         epoch = literal(type_.epoch.isoformat(" "))
 
         def isoformat(value: str) -> str:
-            return f"{duration}({value} - {epoch}::timestamp)"
+            return f"{duration}({value}::timestamp - {epoch}::timestamp)"
     else:
 
         def isoformat(value: str) -> str:
-            return f"{duration}({value})"
+            return f"{duration}({value}::interval)"
 
     return ValueSQL(isoformat, isoformat, isoformat, helpers=frozenset({"sqlaudit_duration"}))
 
@@ -304,15 +312,16 @@ def _hstore(type_: Any, dialect: Dialect, helper: Template) -> ValueSQL:
 
 
 def _json(type_: Any, dialect: Dialect, helper: Template) -> ValueSQL:
-    name = "sqlaudit_jsonb" if isinstance(type_, postgresql.JSONB) else "sqlaudit_json"
+    kind = "jsonb" if isinstance(type_, postgresql.JSONB) else "json"
+    name = f"sqlaudit_{kind}"
     wrapped = helper(name)
 
     def document(value: str) -> str:
-        return f"{wrapped}({value})"
+        return f"{wrapped}({value}::{kind})"
 
     def compared(value: str) -> str:
         # Of a JSON, 1 and 1.0 are two.
-        return document(value) if name == "sqlaudit_jsonb" else f"{document(value)}::text"
+        return document(value) if kind == "jsonb" else f"{document(value)}::text"
 
     # Python can't tell the null within an array from an SQL NULL.
     return ValueSQL(document, compared, None, is_text=False, helpers=frozenset({name, "sqlaudit_document"}))
@@ -338,11 +347,8 @@ def _array(type_: Any, dialect: Dialect, helper: Template) -> ValueSQL:
 
     document = item.items or one_by_one
     helpers = item.helpers if item.items else item.helpers | {"sqlaudit_nested"}
-    # Numbers without a scale are compared as numbers.
-    is_unscaled = isinstance(type_.item_type, sqltypes.Numeric) and item.compared is _itself
-    return ValueSQL(
-        document, _itself if is_unscaled else document, None, is_text=False, settings=item.settings, helpers=helpers
-    )
+    compared = _itself if _is_unscaled(type_.item_type) else document
+    return ValueSQL(document, compared, None, is_text=False, settings=item.settings, helpers=helpers)
 
 
 def _range(type_: Any, dialect: Dialect, helper: Template) -> ValueSQL:

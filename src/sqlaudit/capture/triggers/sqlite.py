@@ -11,7 +11,7 @@ from sqlalchemy.types import TypeDecorator
 
 from sqlaudit.capture.publishing import PUBLISHED
 from sqlaudit.capture.rows import AuditedTable
-from sqlaudit.capture.triggers.objects import GUARD, DatabaseObject
+from sqlaudit.capture.triggers.objects import GUARD, DatabaseObject, no_table
 from sqlaudit.capture.triggers.sqlite_keys import UniqueKey, row_name, unique_keys
 from sqlaudit.capture.triggers.sqlite_values import Encoding, encoding_of, literal, quoted
 from sqlaudit.codec import MASK
@@ -302,10 +302,7 @@ def _columns_there(connection: Connection, audited: AuditedTable) -> dict[str, s
     query = "SELECT name FROM sqlite_master WHERE type = 'table' AND lower(name) = lower(?)"
     name = connection.exec_driver_sql(query, (audited.table.name,)).scalar()
     if name is None:
-        raise TrackingError(
-            f"{audited.table.fullname} is a view, or temporary, and has no triggers that could write the trail; record it "
-            f"with capture=Capture.SESSION."
-        )
+        raise no_table(audited.table)
     names = connection.exec_driver_sql("SELECT name FROM pragma_table_xinfo(?)", (name,)).scalars()
     return {"": str(name)} | {str(each).lower(): str(each) for each in names}
 

@@ -20,6 +20,7 @@ from sqlaudit import (
     Capture,
     SQLAuditConfig,
     audit_context,
+    audited_connection,
     check_audit_schema,
     create_audit_tables,
     register_hooks,
@@ -296,6 +297,51 @@ async def test_copy_by_asyncpg(maker: Maker, engine: AsyncEngine, metadata: Meta
         ("insert", "3", None, {"id": 3, "name": "✓"}),
     ]
     assert {change.changed_by for change in await stored_trail(engine)} == {"7"}
+    await story_of(maker, table)
+
+
+async def test_copy_in_a_block(maker: Maker, engine: AsyncEngine, metadata: MetaData) -> None:
+    """What the driver copies is by whom the block told; after a commit nobody is told before the next statement."""
+    thing(metadata)
+    await start(maker, metadata)
+    async with engine.connect() as connection, audited_connection(connection, user_id=7):
+        schema = await connection.scalar(text("SELECT current_schema()"))
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+        await raw.copy_records_to_table("thing", schema_name=schema, records=[(1, "a")])
+        await connection.commit()
+        await raw.copy_records_to_table("thing", schema_name=schema, records=[(2, "a")])
+        await connection.execute(text("SELECT 1"))
+        await raw.copy_records_to_table("thing", schema_name=schema, records=[(3, "a")])
+        await connection.commit()
+
+    changes = [(change.resource_id, change.changed_by) for change in await stored_trail(engine)]
+    assert changes == [("1", "7"), ("2", None), ("3", "7")]
+
+
+async def test_what_is_deferred_is_recorded_while_a_table_moves(
+    maker: Maker, engine: AsyncEngine, metadata: MetaData
+) -> None:
+    """A constraint trigger of the application's writes as the transaction is committed: it isn't a session's write."""
+    columns = Column("id", Integer, primary_key=True, autoincrement=False), Column("name", Text)
+    table = track(Table("thing", metadata, *columns), capture=Capture.BOTH)
+    await start(
+        maker,
+        metadata,
+        """CREATE FUNCTION follow() RETURNS trigger LANGUAGE plpgsql AS
+           'BEGIN UPDATE thing SET name = ''later'' WHERE id = NEW.id AND name <> ''later''; RETURN NULL; END'""",
+        """CREATE CONSTRAINT TRIGGER follow AFTER INSERT ON thing DEFERRABLE INITIALLY DEFERRED
+           FOR EACH ROW EXECUTE FUNCTION follow()""",
+    )
+    await watch(engine, table)
+    async with maker() as session:
+        with audit_context(user_id=1):
+            await session.execute(table.insert().values(id=1, name="a"))
+            await session.commit()
+
+    assert [(change.operation, change.changed_by) for change in await stored_trail(engine)] == [
+        ("insert", "1"),
+        ("update", "1"),
+    ]
     await story_of(maker, table)
 
 

@@ -2,16 +2,17 @@
 
 import datetime as dt
 from collections.abc import Awaitable
-from typing import overload
+from typing import Any, Final, overload
 
-from sqlalchemy import Connection, Engine, delete
+from sqlalchemy import Connection, Engine, delete, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from sqlaudit.capture.connections import OWN, is_autocommit
 from sqlaudit.capture.listeners import attend_engine
 from sqlaudit.capture.publishing import retention
 from sqlaudit.config import SQLAuditConfig
-from sqlaudit.exceptions import RetentionError
+from sqlaudit.exceptions import CaptureError, RetentionError
 from sqlaudit.schema import AnyBind, is_append_only, run, run_sync, trail_of
 
 __all__ = ["append_only_grants", "append_only_grants_sync", "purge_changes", "purge_changes_sync"]
@@ -89,18 +90,21 @@ def append_only_grants(
     """
     Return the SQL that leaves a user of the database nothing but to add to the trail and to read it.
 
-    Nothing is executed: who may grant is the administrator. Where triggers alone
+    Nothing is executed: who may grant is the administrator. On MariaDB it is the administrator, too, who asks:
+    the rights that the user has are looked into. Where triggers alone
     write the trail on PostgreSQL, their owner does, and reading is enough.
 
     Args:
         bind: an engine or a connection. Await the result if it is asynchronous.
-        role: the user of the database; on MariaDB and MySQL ``user@host``.
+        role: the user of the database; on MariaDB ``user@host``.
         config: instead of the default configuration, which need not be there.
 
     Returns:
         Statements in their order; none on SQLite, which has no users.
 
     Raises:
+        CaptureError: on MariaDB, the user has rights to the whole schema, or the server, which can't be taken
+            away from one table; or whoever asks may not look into them; or this is MySQL.
         TypeError: *bind* is neither.
     """
     return run(bind, lambda connection: _grants(connection, config, role))
@@ -111,6 +115,7 @@ def append_only_grants_sync(bind: Engine | Connection, role: str, *, config: SQL
     Return the SQL of the grants: `append_only_grants` for synchronous code.
 
     Raises:
+        CaptureError: as there.
         TypeError: *bind* is no `Engine` or `Connection`.
     """
     return run_sync(bind, lambda connection: _grants(connection, config, role))
@@ -130,5 +135,89 @@ def _grants(connection: Connection, config: SQLAuditConfig | None, role: str) ->
             f"REVOKE ALL ON TABLE {table} FROM PUBLIC, {user}",
             f"GRANT SELECT, INSERT ON TABLE {table} TO {user}",
         ]
-    account = "@".join("'{}'".format(part.replace("'", "''")) for part in role.rsplit("@", 1))
-    return [f"GRANT SELECT, INSERT ON {table} TO {account}"]
+    schema = schema or str(connection.scalar(text("SELECT DATABASE()")))
+    return [
+        *_revokes(connection, schema, trail.name, role),
+        f"GRANT SELECT, INSERT ON {table} TO {_account(*role.rsplit('@', 1))}",
+    ]
+
+
+# --- MariaDB, where rights only add up -------------------------------------------------------------------------------
+
+
+def _revokes(connection: Connection, schema: str, name: str, role: str) -> list[str]:
+    """Return what takes the rights to the trail away; refuse rights to more than this table, which stay."""
+    dialect: Any = connection.dialect
+    if not dialect.is_mariadb:
+        raise CaptureError(
+            "The grants of an append-only trail can be had on PostgreSQL and MariaDB; this server is MySQL, which has "
+            "other rights and roles. Look at SHOW GRANTS, and grant SELECT and INSERT by hand."
+        )
+    place = {"schema": schema, "name": name}
+    grantees = _grantees(connection, role)
+    wide = [each for each in connection.execute(text(_WIDE), place) if each.grantee in grantees]
+    dangerous = sorted({each.privilege_type for each in wide} & _DANGEROUS)
+    if dangerous:
+        owners = ", ".join(sorted({each.grantee for each in wide if each.privilege_type in _DANGEROUS}))
+        raise CaptureError(
+            f"{role} has {', '.join(dangerous)} on more than the trail (granted to {owners}), and MariaDB takes "
+            f"nothing away from a single table; revoke that, grant what the application needs table by table, or keep "
+            f"the trail in a schema of its own."
+        )
+    quote = connection.dialect.identifier_preparer.quote
+    table = f"{quote(schema)}.{quote(name)}"
+    narrow = [each for each in connection.execute(text(_NARROW), place) if each.grantee in grantees]
+    may_grant = {each.grantee for each in narrow if each.is_grantable == "YES"}
+    may_more = {each.grantee for each in narrow if each.privilege_type != "USAGE"}
+    # In this order: without rights there is no grant any more, and nothing to revoke.
+    return [
+        *(f"REVOKE GRANT OPTION ON {table} FROM {grantees[each]}" for each in sorted(may_grant)),
+        *(f"REVOKE ALL PRIVILEGES ON {table} FROM {grantees[each]}" for each in sorted(may_more)),
+    ]
+
+
+def _grantees(connection: Connection, role: str) -> dict[str, str]:
+    """Return whose rights a user has, his roles' and everybody's, too: by information_schema's names, for REVOKE."""
+    user, _, host = role.rpartition("@") if "@" in role else (role, "", "%")
+    found = {f"'{user}'@'{host}'": _account(user, host), "'PUBLIC'@''": "PUBLIC", f"'{user}'@''": _account(user)}
+    try:
+        granted = connection.execute(text("SELECT user, host, role FROM mysql.roles_mapping")).all()
+        found |= {f"''@'{each}'": _account("", each) for each in connection.scalars(text(_ANONYMOUS))}
+    except DBAPIError as error:
+        raise CaptureError(
+            f"This user of the database may not look into the rights of {role}; ask for the grants as one who may "
+            f"SELECT from the schema mysql."
+        ) from error
+    waiting = {*found}
+    while waiting:
+        known = waiting.pop()
+        for its_user, its_host, its_role in granted:
+            grantee = f"'{its_role}'@''"
+            if f"'{its_user}'@'{its_host}'" == known and grantee not in found:
+                found[grantee] = _account(its_role)
+                waiting.add(grantee)
+    return found
+
+
+def _account(*parts: str) -> str:
+    return "@".join("'{}'".format(part.replace("'", "''")) for part in parts)
+
+
+_DANGEROUS: Final = frozenset({"UPDATE", "DELETE", "DELETE HISTORY", "DROP", "ALTER", "TRIGGER", "SUPER", "SET USER"})
+
+_WIDE: Final = """
+SELECT grantee, privilege_type FROM information_schema.user_privileges
+UNION ALL
+SELECT grantee, privilege_type FROM information_schema.schema_privileges WHERE :schema LIKE table_schema
+"""
+
+_NARROW: Final = """
+SELECT grantee, privilege_type, is_grantable FROM information_schema.table_privileges
+WHERE table_schema = :schema AND table_name = :name
+UNION
+SELECT grantee, privilege_type, 'NO' FROM information_schema.column_privileges
+WHERE table_schema = :schema AND table_name = :name
+"""
+
+_ANONYMOUS: Final = "SELECT host FROM mysql.db WHERE user = ''"
+"""Rights to a schema that nobody is named for are everybody's."""

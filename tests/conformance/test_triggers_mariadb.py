@@ -41,6 +41,7 @@ from observing import stored_trail
 from sqlaudit import (
     Capture,
     SQLAuditConfig,
+    append_only_grants_sync,
     audit_context,
     audited_connection,
     check_audit_schema,
@@ -1054,6 +1055,59 @@ def test_who_installs_needs_rights(administrator: Connection, limited: Engine) -
     metadata.create_all(limited)
 
     assert check_audit_schema_sync(administrator.engine, metadata=metadata) == []
+
+
+def may(user: Engine, statement: str) -> bool:
+    """Return whether a user of the database may do something; nothing stays of it."""
+    user.dispose()
+    with user.connect() as connection:
+        try:
+            connection.exec_driver_sql(statement)
+        except DBAPIError as error:
+            if "denied" not in str(error):
+                raise
+            return False
+    return True
+
+
+async def test_grants_leave_nothing_but_adding_and_reading(
+    engine: AsyncEngine, administrator: Connection, limited: Engine
+) -> None:
+    """A user with rights to the whole schema, of his own or by a role, is refused; the others' are taken away."""
+    set_config(SQLAuditConfig())
+    await create_audit_tables(engine, metadata=MetaData())
+    name, schema = f"{limited.url.username}@'%'", limited.url.database
+    asked, by_role = f"{limited.url.username}@%", f"{limited.url.username}_role"
+    trail = f"{schema}.sqlaudit_change"
+    columns = "transaction_id, recorded_at, operation, resource_type, resource_id"
+    add = f"INSERT INTO {trail} ({columns}) VALUES ('0', NOW(), 'insert', 'Item', '1')"
+    refused = [f"DELETE FROM {trail}", f"UPDATE {trail} SET reason = 'x'", f"TRUNCATE {trail}", f"DROP TABLE {trail}"]
+    with pytest.raises(CaptureError, match="DELETE, DROP, UPDATE on more than the trail"):
+        append_only_grants_sync(administrator, asked)
+
+    administrator.execute(text(f"REVOKE ALL PRIVILEGES, GRANT OPTION FROM {name}"))
+    administrator.execute(text(f"GRANT DELETE, DROP ON {trail} TO {name} WITH GRANT OPTION"))
+    administrator.execute(text(f"GRANT UPDATE (reason) ON {trail} TO {name}"))
+    assert [may(limited, each) for each in refused[:2]] == [True, True]
+    administrator.execute(text(f"CREATE ROLE {by_role}"))
+    try:
+        administrator.execute(text(f"GRANT {by_role} TO {name}"))
+        administrator.execute(text(f"SET DEFAULT ROLE {by_role} FOR {name}"))
+        administrator.execute(text(f"GRANT DELETE ON {schema}.* TO {by_role}"))
+        with pytest.raises(CaptureError, match=f"DELETE on more than the trail.*{by_role}"):
+            append_only_grants_sync(administrator, asked)
+        administrator.execute(text(f"REVOKE DELETE ON {schema}.* FROM {by_role}"))
+        administrator.execute(text(f"GRANT DELETE ON {trail} TO {by_role}"))
+        for each in append_only_grants_sync(administrator, asked):
+            administrator.exec_driver_sql(each, execution_options={"no_parameters": True})
+
+        assert [may(limited, each) for each in refused] == [False] * 4
+        assert may(limited, add)
+        assert may(limited, f"SELECT * FROM {trail}")
+        with pytest.raises(CaptureError, match="may not look into the rights"):
+            append_only_grants_sync(limited, asked)
+    finally:
+        administrator.execute(text(f"DROP ROLE {by_role}"))
 
 
 async def test_who_writes_needs_none(engine: AsyncEngine, administrator: Connection, limited: Engine) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event, insert, select, text, update
+from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, configure_mappers, mapped_column
 
 from conformance_setup import Maker, changes_of, read_rows, save, start_audit, stored_changes, story_of
+from databases import Database
 from sqlaudit import track_table
 from sqlaudit.capture.refusals import refusal_of, tables_in_text
 from sqlaudit.exceptions import CaptureError, UncapturedStatementError
@@ -227,6 +229,71 @@ async def test_what_sqlite_keeps_otherwise_is_told_or_refused(maker: Maker) -> N
 def test_text_is_read_with_its_quotes(sql: str) -> None:
     """A quote within a name, an escaped or dollar-quoted string doesn't hide what follows."""
     assert isinstance(refusal_of(tables_in_text(sql, "postgresql")), UncapturedStatementError)
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DO $$ BEGIN UPDATE page SET name = 'x'; END $$",
+        "/* now */ DO LANGUAGE plpgsql 'BEGIN UPDATE page SET name = ''x''; END'",
+        "DO $a$ BEGIN EXECUTE 'UPDATE page SET name = NULL'; END $a$",
+        "DECLARE c CURSOR FOR SELECT 1; DO $$ BEGIN DELETE FROM page; END $$",
+        "CREATE TABLE kept (id int); UPDATE page SET name = 'x'",
+        "DROP TABLE IF EXISTS counter; DELETE FROM page",
+        "COMMENT ON TABLE counter IS 'kept'; TRUNCATE page",
+        "CREATE TABLE kept AS WITH gone AS (DELETE FROM page RETURNING *) SELECT * FROM gone",
+    ],
+)
+async def test_text_that_writes_in_passing_is_refused(database: Database, sql: str) -> None:
+    """A block of code, a statement after a definition, a table made of what a DELETE returns: none is sent."""
+    engine = database.make_async_engine(driver="psycopg")  # it sends several statements at once
+    maker = async_sessionmaker(engine)
+    try:
+        await start_audit(maker, Base)
+        async with maker() as session:
+            await save(session, Page(id=1, name="a"))
+
+            with pytest.raises(UncapturedStatementError, match="page"):
+                await session.execute(text(sql))
+            await session.commit()
+
+        assert await read_rows(maker, "SELECT id, name FROM page") == [(1, "a")]
+        assert len(await story_of(maker, Page)) == 1
+    finally:
+        await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("sql", "dialect"),
+    [
+        ("CREATE TRIGGER t AFTER INSERT ON counter BEGIN UPDATE page SET name = 'x'; END", "sqlite"),
+        ("CREATE OR REPLACE RULE r AS ON INSERT TO counter DO ALSO DELETE FROM page", "postgresql"),
+        ("CREATE TABLE kept (id int REFERENCES page ON UPDATE CASCADE ON DELETE SET NULL)", "postgresql"),
+        ("CREATE DEFINER=`a`@`b` TRIGGER t AFTER INSERT ON counter FOR EACH ROW DELETE FROM page", "mysql"),
+        (
+            "ALTER TABLE k ADD FOREIGN KEY (a) REFERENCES c (id) ON DELETE CASCADE, ADD b int REFERENCES page",
+            "mysql",
+        ),
+        ("SELECT 'DO $$ UPDATE page'", "postgresql"),
+    ],
+)
+def test_definitions_write_nothing(sql: str, dialect: str) -> None:
+    """What a trigger or rule will do, and what a foreign key refers to, isn't written by defining it."""
+    assert refusal_of(tables_in_text(sql, dialect)) is None
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "EXECUTE IMMEDIATE 'UPDATE page SET name = 1'",
+        "PREPARE later FROM 'DELETE FROM page'",
+        "DROP TABLE IF EXISTS kept; UPDATE counter, page SET name = 1",
+    ],
+)
+def test_text_that_mariadb_runs_is_read(sql: str) -> None:
+    """MariaDB executes literals, and several statements where the connection allows it."""
+    assert isinstance(refusal_of(tables_in_text(sql, "mysql")), UncapturedStatementError)
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)

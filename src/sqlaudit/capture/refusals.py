@@ -22,8 +22,15 @@ _TOKENS: Final = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 """Quoted names; literals and comments, in which nothing is done."""
-_DEFINES: Final = re.compile(r"\s*(?:create|alter|drop|comment)\b", re.IGNORECASE)
+_DEFINES_CODE: Final = re.compile(
+    r"\s*(?:create|alter)\b(?:\s+or\s+replace\b)?"
+    r"(?:\s+(?:temp|temporary|constraint|aggregate|definer\s*=\s*\S+(?:\s*@\s*\S+)?))*"
+    r"\s+(?:trigger|function|procedure|package|event|rule)\b",
+    re.IGNORECASE,
+)
 """A trigger's body may write; defining it doesn't."""
+_RUNS_LITERAL: Final = re.compile(r"(?:^|;)\s*do\b|\bexecute\s+immediate\b|\bprepare\s+\S+\s+from\b", re.IGNORECASE)
+"""What is in its literals is executed."""
 _NAME: Final = r"""(?:"(?:[^"]|"")+"|`[^`]+`|\[[^\]]+\]|[\w$]+)"""
 _PATH: Final = rf"(?:only\b\s*)?\(?\s*(?:{_NAME}\s*\.\s*)*({_NAME})"
 _WRITES: Final = re.compile(
@@ -39,6 +46,8 @@ _MYSQL_DELETES: Final = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _MYSQL_LOADS: Final = re.compile(rf"\b(load)\s+(?:data|xml)\b.*?\binto\s+table\s+{_PATH}", re.IGNORECASE | re.DOTALL)
+_MYSQL_DEFINITIONS: Final = re.compile(r"(?:^|(?<=;))\s*(?:create|alter|drop)\b[^;]*", re.IGNORECASE)
+"""ON DELETE and ON UPDATE of a foreign key would be taken for DML of several tables."""
 _MYSQL_HINTS: Final = re.compile(r"/\*M?!\d*")
 """What is in such a comment is executed."""
 _TRUNCATES: Final = re.compile(r"\btruncate\b(?:\s+table\b)?([^;]*)", re.IGNORECASE)
@@ -52,9 +61,11 @@ def tables_in_text(sql: str, dialect: str) -> Iterator[tuple[str, Table]]:
     is_mysql = dialect in ("mysql", "mariadb")
     if is_mysql:
         sql = _MYSQL_HINTS.sub(" ", sql)
-    sql = _TOKENS.sub(lambda token: token["name"] or " ", sql)
-    if _DEFINES.match(sql):
+    code = _TOKENS.sub(lambda token: token["name"] or " ", sql)
+    if _DEFINES_CODE.match(code):
         return
+    if not _RUNS_LITERAL.search(code):
+        sql = _MYSQL_DEFINITIONS.sub(" ", code) if is_mysql else code
     written = [(verb.split()[0], name) for verb, name in _WRITES.findall(sql)]
     written += [("truncate", name) for listed in _TRUNCATES.findall(sql) for name in re.findall(_NAME, listed)]
     if is_mysql:

@@ -518,16 +518,17 @@ def _before_cursor_execute(
 ) -> None:
     """Runs when the SQL is known: finds DML in text and in common table expressions, where nobody could before."""
     compiled: Any = context.compiled
-    if _is_told_nothing(context):
+    is_dml = compiled is not None and isinstance(compiled.statement, UpdateBase) and not compiled.ctes
+    if (is_dml and not is_told(connection)) or _is_told_nothing(context):
+        # Called for each row, where SQLAlchemy inserts one by one.
         return
     session = _hooked_session(context.execution_options)
     if session is None:
         withdraw_stale(connection)
         return
-    if compiled is not None and isinstance(compiled.statement, UpdateBase) and not compiled.ctes:
-        # Called for each row, where SQLAlchemy inserts one by one. What was sent for defaults was for the triggers.
-        if is_told(connection):
-            leave_to_session(connection, _by_session(compiled.statement))
+    if is_dml:
+        # What was sent for defaults was for the triggers.
+        leave_to_session(connection, _by_session(compiled.statement))
         return
     is_text = compiled is None or not isinstance(_dml_in(compiled.statement), (UpdateBase, Select, CompoundSelect))
     is_text = is_text or any(not isinstance(each.element, _KNOWN) for each in getattr(compiled, "ctes", None) or ())

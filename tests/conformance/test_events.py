@@ -531,28 +531,30 @@ def test_a_subscriber_that_ends_the_program_leaves_nobody_waiting(
     assert [record.levelname for record in caplog.records if record.name == "sqlaudit.events"] == ["WARNING"]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="there are no eager tasks")
-async def test_eager_tasks_do_not_run_within_the_commit(started: Maker) -> None:
-    """Where tasks begin to run at once, subscribers are called when the committer has gone on all the same."""
-    order: list[str] = []
+# Older Pythons have no eager tasks.
+if sys.version_info >= (3, 12):
 
-    @on_change()
-    def hear(change: Change) -> None:
-        order.append("heard")
+    async def test_eager_tasks_do_not_run_within_the_commit(started: Maker) -> None:
+        """Where tasks begin to run at once, subscribers are called when the committer has gone on all the same."""
+        order: list[str] = []
 
-    loop = asyncio.get_running_loop()
-    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
-    try:
-        session = started()
-        session.add(Account(id=1, name="a"))
-        await session.commit()
-        order.append("committed")
-        await session.close()
-        await drain_changes()
-    finally:
-        loop.set_task_factory(None)
+        @on_change()
+        def hear(change: Change) -> None:
+            order.append("heard")
 
-    assert order == ["committed", "heard"]
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(asyncio.eager_task_factory)
+        try:
+            session = started()
+            session.add(Account(id=1, name="a"))
+            await session.commit()
+            order.append("committed")
+            await session.close()
+            await drain_changes()
+        finally:
+            loop.set_task_factory(None)
+
+        assert order == ["committed", "heard"]
 
 
 async def test_a_slow_subscriber_delays_nobody(started: Maker) -> None:

@@ -354,10 +354,10 @@ async def test_the_actor_of_before_is_not_believed(maker: Maker, engine: AsyncEn
     assert await actors(engine) == [("1", None), ("2", "2"), ("3", "3"), ("4", None), ("5", "5")]
 
 
+# The others have no functions that write, or none without the leave of the binary log.
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 async def test_functions_write_as_who_acts(maker: Maker, engine: AsyncEngine) -> None:
     """A SELECT may call a function that writes: as who acts then."""
-    if engine.dialect.name != "postgresql":
-        pytest.skip("the other databases have no functions that write, or none without the binary log's leave")
     does = "INSERT INTO told_account (id, name) VALUES (number, ''a'')"
     async with engine.begin() as connection:
         await connection.execute(
@@ -595,10 +595,10 @@ async def test_rows_may_name_the_actor_that_is_required(maker: Maker, engine: As
     assert await actors(engine) == [("1", "7"), ("2", "8"), ("2", "9"), ("1", "7")]
 
 
+# SQLite's foreign keys do nothing unless they are switched on.
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
 async def test_rows_that_cascades_reach_need_the_actor_that_is_required(maker: Maker, engine: AsyncEngine) -> None:
     """Where nobody is known, an untracked row may go, unless tracked ones go with it."""
-    if engine.dialect.name == "sqlite":
-        pytest.skip("its foreign keys do nothing unless they are switched on")
     async with maker() as session:
         session.add_all([Holder(id=1), Holder(id=2)])
         await session.flush()

@@ -518,21 +518,23 @@ def _before_cursor_execute(
 ) -> None:
     """Runs when the SQL is known: finds DML in text and in common table expressions, where nobody could before."""
     compiled: Any = context.compiled
-    is_dml = compiled is not None and isinstance(compiled.statement, UpdateBase) and not compiled.ctes
-    if (is_dml and not is_told(connection)) or _is_told_nothing(context):
+    # Nothing was compiled of a text of the driver's; what is compiled of DDL has no expressions.
+    sent, expressions = getattr(compiled, "statement", None), getattr(compiled, "ctes", None)
+    dml = sent if isinstance(sent, UpdateBase) and not expressions else None
+    if (dml is not None and not is_told(connection)) or _is_told_nothing(context):
         # Called for each row, where SQLAlchemy inserts one by one.
         return
     session = _hooked_session(context.execution_options)
     if session is None:
         withdraw_stale(connection)
         return
-    if is_dml:
+    if dml is not None:
         # What was sent for defaults was for the triggers.
-        leave_to_session(connection, _by_session(compiled.statement))
+        leave_to_session(connection, _by_session(dml))
         return
-    is_text = compiled is None or not isinstance(_dml_in(compiled.statement), (UpdateBase, Select, CompoundSelect))
-    is_text = is_text or any(not isinstance(each.element, _KNOWN) for each in getattr(compiled, "ctes", None) or ())
-    if not is_text and not getattr(compiled, "ctes", None):
+    is_text = not isinstance(_dml_in(sent), (UpdateBase, Select, CompoundSelect))
+    is_text = is_text or any(not isinstance(each.element, _KNOWN) for each in expressions or ())
+    if not is_text and not expressions:
         if is_told(connection) and not is_plain_read(compiled):
             _correct(session, connection)
         return
@@ -543,9 +545,8 @@ def _before_cursor_execute(
     refusal = refusal_of(writes)
     if refusal is not None:
         _refuse(refusal, config_of(session))
-    dml = getattr(compiled, "statement", None)
     tables = {table for _, table in writes}
-    _publish_for(session, connection, tables, dml if isinstance(dml, UpdateBase) else None)
+    _publish_for(session, connection, tables, sent if isinstance(sent, UpdateBase) else None)
 
 
 def tells_itself(context: Any) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import tempfile
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Engine, String, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, String, create_engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.ext.compiler import compiles
@@ -126,13 +127,26 @@ def mariadb_database(server: URL) -> Iterator[Database]:
         )
     finally:
         with administrator.connect() as connection:
-            # A session that a failed test has left open would be waited for.
-            open_ones = text("SELECT id FROM information_schema.processlist WHERE db = :name")
-            for (connection_id,) in connection.execute(open_ones, {"name": name}).all():
-                with contextlib.suppress(OperationalError):
-                    connection.execute(text(f"KILL {connection_id}"))
-            connection.execute(text(f"DROP DATABASE {name}"))
+            _drop_mariadb(connection, name)
         administrator.dispose()
+
+
+def _drop_mariadb(connection: Connection, name: str) -> None:
+    # A session that a failed test has left open would be waited for; what is at work comes to an end.
+    idle = text("SELECT id FROM information_schema.processlist WHERE db = :name AND command = 'Sleep'")
+    for (connection_id,) in connection.execute(idle, {"name": name}).all():
+        with contextlib.suppress(OperationalError):
+            connection.execute(text(f"KILL {connection_id}"))
+    for left in reversed(range(50)):
+        try:
+            connection.execute(text(f"DROP DATABASE {name}"))
+        except OperationalError as error:
+            # Who was killed may still hold a file: "Directory not empty".
+            if not left or error.orig is None or error.orig.args[0] != 1010:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 @compiles(String, "mysql", "mariadb")

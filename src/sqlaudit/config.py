@@ -83,7 +83,7 @@ class SQLAuditConfig:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigurationError(f"{name} is {getattr(self, name)!r}; expected True or False.")
         if not isinstance(self.capture, Capture):
-            raise ConfigurationError(f"capture is {self.capture!r}; expected a Capture.")
+            raise ConfigurationError(f"capture is {self.capture!r}; expected a Capture, such as Capture.TRIGGERS.")
         if not is_trail(self.trail):
             given = f"the table {self.trail.fullname}" if isinstance(self.trail, Table) else repr(self.trail)
             raise ConfigurationError(f"trail is {given}; expected a table that trail_table() has made.")

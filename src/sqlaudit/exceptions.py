@@ -268,4 +268,7 @@ class MissingExtraError(SQLAuditError, ImportError):
 
     def __init__(self, module: str, extra: str) -> None:
         self.extra = extra
-        super().__init__(f"{module} needs {extra}, which isn't installed; install sqlaudit[{extra}].")
+        super().__init__(
+            f"{module} needs {extra}, which isn't installed; `pip install {extra}`, or install your checkout or wheel "
+            f"of sqlaudit with its extra [{extra}] (on PyPI, the name is another library's)."
+        )

@@ -30,12 +30,18 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
 
 from sqlaudit.capture.committing import note
-from sqlaudit.capture.connections import OWN, is_missing_table
+from sqlaudit.capture.connections import OWN, is_missing_table, missing_columns
 from sqlaudit.capture.reuse import reusable
 from sqlaudit.capture.rows import RowChange
 from sqlaudit.config import SQLAuditConfig, UserIdCallback
 from sqlaudit.context import AuditContext, context_of, later_context
-from sqlaudit.exceptions import ActorCallbackError, ActorRequiredError, CaptureError, TrailMissingError
+from sqlaudit.exceptions import (
+    ActorCallbackError,
+    ActorRequiredError,
+    CaptureError,
+    TrailMissingError,
+    TrailOutdatedError,
+)
 from sqlaudit.tables import MAX_MYSQL_KEY
 from sqlaudit.types import UserIdType
 
@@ -91,6 +97,7 @@ def record(
         ActorRequiredError: nobody is known to have made them, and the configuration requires somebody.
         ActorCallbackError: the callback that should know failed.
         TrailMissingError: the trail's table isn't in the database.
+        TrailOutdatedError: it lacks a column.
     """
     for changes in batches:
         if not changes:
@@ -148,6 +155,8 @@ def _write(
     except DBAPIError as error:
         if is_missing_table(error, config.trail.name):
             raise TrailMissingError(config.trail.fullname) from error
+        if lacking := missing_columns(error, config.trail):
+            raise TrailOutdatedError(config.trail.fullname, lacking) from error
         raise
     if 0 <= written < len(rows):
         raise CaptureError(
@@ -242,8 +251,8 @@ def _ask(callback: UserIdCallback, connection: Connection) -> UserIdType | None:
         raise
     except Exception as error:
         raise ActorCallbackError(
-            f"get_user_id_callback failed with {type(error).__name__}: {error}; the change was not made, because "
-            f"nobody could be named. Let it return None for nobody."
+            f"get_user_id_callback failed with {type(error).__name__}: {str(error).rstrip('.')}; the change was not "
+            f"made, because nobody could be named. Let it return None for nobody."
         ) from error
 
 

@@ -213,8 +213,10 @@ def run_sync(bind: Engine | Connection, work: Callable[[Connection], Result]) ->
     """Do *work* in a transaction of *bind*, without an event loop."""
     if isinstance(bind, Connection):
         return work(bind)
+    if isinstance(bind, (AsyncEngine, AsyncConnection)):
+        raise TypeError(f"bind is an {type(bind).__name__}; await the function without _sync in its name.")
     if not isinstance(bind, Engine):
-        raise TypeError(f"bind is a {type(bind).__name__}; expected an Engine or Connection.")
+        raise TypeError(f"bind is a {type(bind).__name__}; expected an engine or a connection of SQLAlchemy's.")
     with bind.begin() as connection:
         return work(connection)
 

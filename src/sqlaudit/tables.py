@@ -29,6 +29,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.ext.compiler import compiles
 
+from sqlaudit.exceptions import ConfigurationError
+
 __all__ = ["audit_metadata", "change_table", "trail_table"]
 
 
@@ -121,8 +123,16 @@ def trail_table(name: str = "sqlaudit_change", *, schema: str | None = None, met
             own for example; one of its own, if not given.
 
     Raises:
+        ConfigurationError: an argument has a wrong type.
         sqlalchemy.exc.InvalidRequestError: *metadata* has another table of that name.
     """
+    for argument, value in (("name", name), ("schema", schema)):
+        if not isinstance(value, str) and (value is not None or argument == "name"):
+            raise ConfigurationError(f"{argument} of trail_table() is {value!r}; expected a str.")
+    if not name:
+        raise ConfigurationError("name of trail_table() is ''; expected the name of a table.")
+    if metadata is not None and not isinstance(metadata, MetaData):
+        raise ConfigurationError(f"metadata of trail_table() is {metadata!r}; expected a MetaData, or None.")
     return trail_of_version(newest_version(), name, schema, MetaData() if metadata is None else metadata)
 
 

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from inspect import isawaitable, iscoroutine
 from types import EllipsisType
 from typing import Any, overload
 
@@ -201,13 +202,16 @@ def assert_changed(
         AssertionError: there is no such change; it says what there is instead.
         UnknownFieldError: the model has no such field.
         RetrievalError: *resource* is no row of a tracked model.
-        TypeError: what is expected of a field is no pair.
+        TypeError: what is expected of a field is no pair; *changes* are no changes.
+        ValueError: there is no such *operation*.
     """
     __tracebackhide__ = True
+    recorded = _checked(changes)
     wanted = _Resource.of(resource)
     pairs = _pairs({**(fields or {}), **more_fields})
     wanted.check_names(pairs)
-    recorded = list(changes)
+    if operation is not None and operation not in {*Operation}:
+        raise ValueError(f"operation is {operation!r}; expected one of {', '.join(Operation)}.")
     own = [(change, _differences(change, operation, by, reason, pairs)) for change in recorded if wanted.fits(change)]
     for change, differences in own:
         if not differences:
@@ -233,14 +237,26 @@ def assert_unchanged(changes: Iterable[Change], resource: Any, /, *fields: str) 
         RetrievalError: *resource* is no row of a tracked model.
     """
     __tracebackhide__ = True
+    recorded = _checked(changes)
     wanted = _Resource.of(resource)
     wanted.check_names(fields)
     found = [
-        each for each in changes if wanted.fits(each) and (not fields or not each.fields.keys().isdisjoint(fields))
+        each for each in recorded if wanted.fits(each) and (not fields or not each.fields.keys().isdisjoint(fields))
     ]
     if found:
         of = f"{', '.join(fields)} of {wanted}" if fields else f"{wanted}"
         raise AssertionError("\n".join([f"{of} was to stay as it is, but was changed:", *map(_line, found)]))
+
+
+def _checked(changes: Any) -> list[Change]:
+    """Return *changes*, which nobody has forgotten to await, or to give first."""
+    if isawaitable(changes):
+        if iscoroutine(changes):
+            changes.close()
+        raise TypeError("changes are still to be awaited; write assert_changed(await ..., resource).")
+    if not isinstance(changes, Iterable):
+        raise TypeError(f"changes is a {type(changes).__name__}; expected the changes, and after them the resource.")
+    return list(changes)
 
 
 class _Resource:
@@ -345,7 +361,10 @@ def _text_difference(expected: Any, actual: Any) -> list[str]:
 def _failure(wanted: _Resource, own: list[tuple[Change, list[str]]], recorded: list[Change]) -> str:
     if not own:
         if not recorded:
-            return f"There is no change of {wanted}: nothing was recorded at all."
+            return (
+                f"There is no change of {wanted}: nothing was recorded at all; see that register_hooks() was called "
+                f"for the session, and that it was flushed."
+            )
         return "\n".join([f"There is no change of {wanted}. Recorded were:", *map(_line, recorded)])
     lines = [f"No change of {wanted} is as expected:"]
     for change, differences in own:

@@ -88,8 +88,11 @@ class Declaration:
                 f"{', '.join(map(repr, sorted(contradiction)))}; leave it out of one of them."
             )
         if capture is not None and not isinstance(capture, Capture):
-            raise TrackingError(f"capture is {capture!r}; expected a Capture, or None for what the configuration says.")
-        former = _names("former_labels", former_labels)
+            raise TrackingError(
+                f"capture is {capture!r}; expected a Capture, such as Capture.TRIGGERS, or None for what the "
+                f"configuration says."
+            )
+        former = _names("former_labels", former_labels, "labels")
         if table_label in former:
             raise TrackingError(f"former_labels names {table_label!r}, the label of today; leave it out.")
         return cls(
@@ -368,6 +371,11 @@ def _choose(declaration: Declaration, fields: _Fields, owner: str) -> _Chosen:
         named = [name for name, columns in fields.items() if not any(map(_is_sentinel, columns))]
     excluded = columns_of("exclude_fields", declaration.exclude_fields)
     masked = columns_of("masked_fields", declaration.masked_fields)
+    tracked = (columns_of("tracked_fields", named) | masked) - excluded
+    if excluded and not tracked:
+        raise TrackingError(
+            f"exclude_fields leaves nothing of {owner} to audit; leave at least one field out of it, or don't track it."
+        )
     resource_id_field, user_id_field = declaration.resource_id_field, declaration.user_id_field
     if resource_id_field is not None:
         columns_of("resource_id_field", [resource_id_field])
@@ -375,7 +383,7 @@ def _choose(declaration: Declaration, fields: _Fields, owner: str) -> _Chosen:
         columns_of("user_id_field", [user_id_field])
     renamed = tuple((old, column) for old, name in _present(declaration, fields, owner) for column in fields[name])
     return _Chosen(
-        fields=(columns_of("tracked_fields", named) | masked) - excluded,
+        fields=tracked,
         masked=masked,
         resource_key=fields[resource_id_field] if resource_id_field is not None else (),
         user_key=fields[user_id_field] if user_id_field is not None else (),
@@ -529,7 +537,7 @@ def _renamed(renamed: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(renamed.items())
 
 
-def _names(argument: str, names: Collection[str]) -> tuple[str, ...]:
+def _names(argument: str, names: Collection[str], kind: str = "field names") -> tuple[str, ...]:
     if isinstance(names, str) or not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
-        raise TrackingError(f"{argument} is {names!r}; expected a list of field names.")
+        raise TrackingError(f"{argument} is {names!r}; expected a list of {kind}.")
     return tuple(dict.fromkeys(names))

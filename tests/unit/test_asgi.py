@@ -532,6 +532,8 @@ async def test_other_scopes_pass_as_they_are(type_: str) -> None:
     [
         ({"user": 42}, "user is a int; expected a function"),
         ({"trusted_proxies": "10.0.0.0/8"}, "expected a list of networks"),
+        ({"trusted_proxies": None}, "trusted_proxies is None; expected a list of networks"),
+        ({"facts": None}, "facts is None; expected a collection of names"),
         ({"trusted_proxies": ["10.0.0.1/8"]}, "has host bits set"),
         ({"trusted_proxies": ["*"]}, "does not appear to be an IPv4 or IPv6 network"),
         ({"forwarded_header": "x-real-ip"}, "expected 'x-forwarded-for' or 'forwarded'"),

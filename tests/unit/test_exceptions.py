@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
 import sqlaudit
@@ -16,15 +17,18 @@ from sqlaudit import (
     AuditContext,
     SQLAuditConfig,
     create_audit_tables,
+    create_audit_tables_sync,
     exceptions,
     get_resource_changes_sync,
     register_hooks,
     track,
     track_table,
+    trail_table,
 )
 from sqlaudit.exceptions import (
     ActorRequiredError,
     ConfigurationError,
+    MissingExtraError,
     SQLAuditConfigError,
     SQLAuditError,
     TrailMissingError,
@@ -207,7 +211,20 @@ _REMEDIES: list[Any] = [
         lambda: get_resource_changes_sync(_table(id={"primary_key": True}), session=Session(), config=SQLAuditConfig()),
         "is not tracked; audit it with track().",
     ),
-    (lambda: create_audit_tables(_anything(5)), "expected an Engine or Connection."),
+    (
+        lambda: create_audit_tables(_anything(5)),
+        "expected an engine or a connection of SQLAlchemy's.",
+    ),
+    (
+        lambda: create_audit_tables_sync(_anything(create_async_engine("sqlite+aiosqlite://"))),
+        "await the function without _sync in its name.",
+    ),
+    (lambda: SQLAuditConfig(capture=_anything("triggers")), "expected a Capture, such as Capture.TRIGGERS."),
+    (lambda: trail_table(_anything(5)), "expected a str."),
+    (lambda: trail_table(""), "expected the name of a table."),
+    (lambda: trail_table("t", schema=_anything(5)), "expected a str."),
+    (lambda: trail_table("t", metadata=_anything(int)), "expected a MetaData, or None."),
+    (_raised(MissingExtraError("m", "celery")), "(on PyPI, the name is another library's)."),
     (lambda: track(_table(a={})), "give it one, or leave it untracked."),
     (
         lambda: track(_table(a={"primary_key": True}), masked_fields=["a"]),

@@ -120,7 +120,10 @@ def test_no_change_at_all_is_said() -> None:
         "  update of Client 1 by 42: name from 'a' to 'b'\n"
         "  insert of Order 5 by nobody: id from None to 5, total from None to 10"
     )
-    assert failure([], Customer, name=("a", "b")) == "There is no change of Customer: nothing was recorded at all."
+    assert failure([], Customer, name=("a", "b")) == (
+        "There is no change of Customer: nothing was recorded at all; see that register_hooks() was called for the "
+        "session, and that it was flushed."
+    )
 
 
 def test_long_texts_are_compared_line_by_line() -> None:
@@ -161,6 +164,30 @@ def test_an_expectation_is_a_pair(pair: Any) -> None:
     """What is expected of a field is a tuple of the old and the new value."""
     with pytest.raises(TypeError, match=r"name is .*; expected a tuple"):
         assert_changed(CHANGES, Customer, name=pair)
+
+
+@pytest.mark.filterwarnings("error")
+def test_changes_come_first_and_awaited() -> None:
+    """Changes that were not awaited, or not given, are told of, not compared."""
+
+    async def changes() -> list[Change]:
+        return CHANGES
+
+    unawaited: Any = changes()
+    nothing: Any = None
+
+    with pytest.raises(TypeError, match=r"await \.\.\."):
+        assert_changed(unawaited, Customer)
+    with pytest.raises(TypeError, match="changes is a NoneType; expected the changes, and after them the resource"):
+        assert_unchanged(nothing, Customer)
+    with pytest.raises(TypeError, match="changes is a Customer"):
+        assert_changed(Customer(id=1), CHANGES)  # type: ignore[arg-type]
+
+
+def test_an_operation_is_one_that_there_is() -> None:
+    """Any other could never be."""
+    with pytest.raises(ValueError, match=r"operation is 'remove'; expected one of insert, update, delete, baseline\."):
+        assert_changed(CHANGES, Customer, operation="remove")
 
 
 def test_what_is_no_resource_is_refused() -> None:

@@ -775,6 +775,14 @@ def test_relationships_alone_are_refused() -> None:
         ({"tracked_fields": [1]}, "tracked_fields is [1]; expected a list of field names."),
         ({"exclude_fields": "name"}, "exclude_fields is 'name'; expected a list of field names."),
         ({"masked_fields": "name"}, "masked_fields is 'name'; expected a list of field names."),
+        ({"former_labels": "Client"}, "former_labels is 'Client'; expected a list of labels."),
+        (
+            {"capture": "triggers"},
+            (
+                "capture is 'triggers'; expected a Capture, such as Capture.TRIGGERS, or None for what the "
+                "configuration says."
+            ),
+        ),
         ({"tracked_fields": []}, "tracked_fields is empty; name at least one field, or None for all of them."),
         ({"table_label": ""}, "table_label is ''; expected a name or None."),
         ({"table_label": 1}, "table_label is 1; expected a name or None."),
@@ -814,6 +822,17 @@ def test_a_field_is_not_excluded_and_audited(argument: str) -> None:
 
     with pytest.raises(TrackingError, match="both name 'email'; leave it out of one of them"):
         track_table(**arguments)
+
+
+def test_a_model_of_which_nothing_is_left_is_refused() -> None:
+    """Whoever excludes every field would wait for changes that are never recorded."""
+    cls = customer(new_base(), exclude_fields=["id", "name", "email", "password"])
+    table = _core_table(MetaData())
+
+    with pytest.raises(TrackingError, match="exclude_fields leaves nothing of the model Customer to audit"):
+        resolved(cls)
+    with pytest.raises(TrackingError, match="exclude_fields leaves nothing of the table"):
+        track(table, exclude_fields=[column.key for column in table.columns])
 
 
 def test_a_masked_key_is_refused() -> None:

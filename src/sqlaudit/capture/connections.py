@@ -1,13 +1,22 @@
 """Which connections a change can be recorded on, and what they raise."""
 
+import re
 from typing import Any, Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table
 from sqlalchemy.exc import DBAPIError
 
 from sqlaudit.exceptions import CaptureError
 
-__all__ = ["OWN", "OWN_STATEMENT", "as_sqlalchemy_raises", "is_autocommit", "is_missing_table", "refuse_autocommit"]
+__all__ = [
+    "OWN",
+    "OWN_STATEMENT",
+    "as_sqlalchemy_raises",
+    "is_autocommit",
+    "is_missing_table",
+    "missing_columns",
+    "refuse_autocommit",
+]
 
 
 OWN_STATEMENT: Final = "_sqlaudit_own"
@@ -66,3 +75,17 @@ def is_missing_table(error: DBAPIError, name: str) -> bool:
         or getattr(original, "args", ())[:1] == (1146,)
         or (str(original).startswith("no such table:") and str(original).endswith(name))
     )
+
+
+def missing_columns(error: DBAPIError, table: Table) -> list[str]:
+    """Return the columns of a table for want of which a statement failed; databases tell of the first one."""
+    original: Any = error.orig
+    told = str(original).partition("\n")[0]
+    if not (
+        getattr(original, "sqlstate", None) == "42703"
+        or getattr(original, "args", ())[:1] == (1054,)
+        or "has no column named" in told
+    ):
+        return []
+    words = {*re.findall(r"\w+", told)}
+    return [column.name for column in table.columns if column.name in words]

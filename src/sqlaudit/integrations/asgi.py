@@ -252,8 +252,9 @@ def identify(
         running = scope.get(_SCOPE_KEY)
     if running is None:
         raise ContextError(
-            "identify() found no request that AuditMiddleware is around; add the middleware to the application, or, "
-            "in a thread of one's own, give identify(..., request=request)."
+            "identify() found no request that AuditMiddleware is around; add the middleware to the application, after "
+            "a middleware that calls identify() (the last one is the outermost), or, in a thread of one's own, give "
+            "identify(..., request=request)."
         )
     running.identify(AuditContext(user_id=user_id, impersonated_by=impersonated_by))
 
@@ -291,10 +292,8 @@ def _header_name(name: object) -> bytes:
 
 
 def _networks(trusted_proxies: Iterable[str]) -> tuple[bool, list[Network]]:
-    if isinstance(trusted_proxies, (str, bytes)):
-        raise ConfigurationError(
-            f"trusted_proxies is the {type(trusted_proxies).__name__} {trusted_proxies!r}; expected a list of networks."
-        )
+    if not _is_list(trusted_proxies):
+        raise ConfigurationError(f"trusted_proxies is {trusted_proxies!r}; expected a list of networks.")
     named = list(trusted_proxies)
     try:
         return _UNIX in named, [ipaddress.ip_network(each) for each in named if each != _UNIX]
@@ -304,9 +303,13 @@ def _networks(trusted_proxies: Iterable[str]) -> tuple[bool, list[Network]]:
         ) from error
 
 
+def _is_list(given: object) -> bool:
+    return isinstance(given, Iterable) and not isinstance(given, (str, bytes))
+
+
 def _known_facts(facts: Collection[str]) -> frozenset[str]:
-    if isinstance(facts, str):
-        raise ConfigurationError(f"facts is the str {facts!r}; expected a collection of names.")
+    if not _is_list(facts):
+        raise ConfigurationError(f"facts is {facts!r}; expected a collection of names.")
     if unknown := sorted(set(facts).difference(FACTS)):
         raise ConfigurationError(f"facts names {', '.join(map(repr, unknown))}; expected some of {', '.join(FACTS)}.")
     return frozenset(facts)

@@ -1,6 +1,6 @@
 """Whether the database is as the declarations say: tables, columns, triggers."""
 
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, overload
 
@@ -13,7 +13,7 @@ from sqlaudit.capture.triggers.objects import DatabaseObject
 from sqlaudit.config import SQLAuditConfig
 from sqlaudit.exceptions import CaptureError
 from sqlaudit.schema import AnyBind, is_append_only, run, run_sync, trail_of
-from sqlaudit.tracking import all_tracked, resolve_all, tracking_of
+from sqlaudit.tracking import Tracking, all_tracked, resolve_all, tracking_of
 
 __all__ = ["SchemaFinding", "check_audit_schema", "check_audit_schema_sync"]
 
@@ -22,14 +22,15 @@ __all__ = ["SchemaFinding", "check_audit_schema", "check_audit_schema_sync"]
 class SchemaFinding:
     """Something in the database that isn't as it should be. Its text says what, and what to do."""
 
-    kind: Literal["table", "column", "trigger", "function"]
+    kind: Literal["table", "column", "trigger", "function", "label"]
     """What it is; a table is the trail's, or one that triggers need."""
-    problem: Literal["missing", "outdated", "foreign"]
+    problem: Literal["missing", "outdated", "foreign", "shared"]
     """
     *missing*: it isn't there; *outdated*: it isn't what today's declarations and
     this release would make, or was altered or disabled; *foreign*: it is one of
     sqlaudit's that nothing declared here wants, so that changes may be recorded
-    twice; or another application's.
+    twice; or another application's; *shared*: another table has the label, too, so
+    that the trail doesn't tell the rows of one from those of the other.
     """
     name: str
     table: str | None
@@ -38,7 +39,9 @@ class SchemaFinding:
     def __str__(self) -> str:
         of = "" if self.table is None or self.kind == "table" else f" of {self.table}"
         remedy = "call create_audit_tables(engine), or make a migration"
-        if self.kind == "column":
+        if self.kind == "label":
+            remedy = "give each table its own, with table_label="
+        elif self.kind == "column":
             remedy = "migrate the table, or track other fields"
         elif self.problem == "foreign":
             name = str(self.table).rpartition(".")[-1]
@@ -72,7 +75,8 @@ def check_audit_schema(
 
     Returns:
         What isn't as it should be: missing, outdated and foreign triggers, tracked
-        columns that their table lacks, the trail's table and columns. Empty if all is well.
+        columns that their table lacks, the trail's table and columns, labels that tables
+        of several `MetaData` share. Empty if all is well.
 
     Raises:
         CaptureError: this user of the database may not look into the triggers.
@@ -97,27 +101,53 @@ def check_audit_schema_sync(
 def _findings(connection: Connection, config: SQLAuditConfig | None, metadata: MetaData | None) -> list[SchemaFinding]:
     resolve_all()
     trail = trail_of(config)
-    return [*_missing_columns(connection, trail, metadata), *_triggers(connection, trail, config, metadata)]
-
-
-def _missing_columns(connection: Connection, trail: Table, metadata: MetaData | None) -> Iterator[SchemaFinding]:
     inspector = inspect(connection)
     places = connection.get_execution_options().get("schema_translate_map") or {}
-    recorded = {
-        table: tracking.recorded
-        for table in all_tracked()
-        if (tracking := tracking_of(table)) is not None and metadata in {None, table.metadata}
+    tracked = {
+        table: tracking
+        for table in sorted(all_tracked(), key=lambda table: table.fullname)
+        if (tracking := tracking_of(table)) is not None
+        and metadata in {None, table.metadata}
+        and inspector.has_table(table.name, schema=places.get(table.schema, table.schema))
     }
-    for table in (trail, *sorted(recorded, key=lambda table: table.fullname)):
-        schema = places.get(table.schema, table.schema)
-        if not inspector.has_table(table.name, schema=schema):
-            if table is trail:
-                yield SchemaFinding(kind="table", problem="missing", name=trail.fullname, table=trail.fullname)
-            continue
-        there = column_names(connection, table.name, schema)
-        for name in (table.columns[key].name for key in recorded.get(table, table.columns.keys())):
-            if name not in there:
-                yield SchemaFinding(kind="column", problem="missing", name=name, table=table.fullname)
+    return [
+        *_missing_columns(connection, trail, tracked),
+        *_shared_labels(connection, tracked),
+        *_triggers(connection, trail, config, metadata),
+    ]
+
+
+def _missing_columns(
+    connection: Connection, trail: Table, tracked: Mapping[Table, Tracking]
+) -> Iterator[SchemaFinding]:
+    places = connection.get_execution_options().get("schema_translate_map") or {}
+    if not inspect(connection).has_table(trail.name, schema=places.get(trail.schema, trail.schema)):
+        yield SchemaFinding(kind="table", problem="missing", name=trail.fullname, table=trail.fullname)
+    else:
+        yield from _lacking(connection, trail, trail.columns.keys())
+    for table, tracking in tracked.items():
+        yield from _lacking(connection, table, tracking.recorded)
+
+
+def _lacking(connection: Connection, table: Table, keys: Iterable[str]) -> Iterator[SchemaFinding]:
+    places = connection.get_execution_options().get("schema_translate_map") or {}
+    there = column_names(connection, table.name, places.get(table.schema, table.schema))
+    for name in (table.columns[key].name for key in keys):
+        if name not in there:
+            yield SchemaFinding(kind="column", problem="missing", name=name, table=table.fullname)
+
+
+def _shared_labels(connection: Connection, tracked: Mapping[Table, Tracking]) -> Iterator[SchemaFinding]:
+    """Yield the labels of several tables; within one `MetaData` they are refused when they are declared."""
+    places = connection.get_execution_options().get("schema_translate_map") or {}
+    owners: dict[str, dict[tuple[str | None, str], str]] = {}
+    for table, tracking in tracked.items():
+        schema = places.get(table.schema, table.schema) or connection.dialect.default_schema_name
+        for label in tracking.labels:
+            owners.setdefault(label, {})[schema, table.name] = table.fullname
+    for label, names in owners.items():
+        for name in names.values() if len(names) > 1 else ():
+            yield SchemaFinding(kind="label", problem="shared", name=label, table=name)
 
 
 def _triggers(

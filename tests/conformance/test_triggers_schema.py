@@ -437,6 +437,38 @@ async def test_declarations_of_one_name_are_told_apart(maker: Maker, engine: Asy
     assert second.new_values == {"id": 2, "name": "a", "email": "b"}
 
 
+@pytest.mark.parametrize("label", ["Person", "Human"])
+async def test_labels_that_tables_share_are_found(maker: Maker, engine: AsyncEngine, label: str) -> None:
+    """Two MetaData have tables of one label, of today or formerly: the check says that their histories mix."""
+    people = tracked(former_labels=["Human"])
+    others = Table("other", MetaData(), *(column._copy() for column in PERSON.columns))
+    _declared.append(track(others, table_label=label))
+    await create(engine, people, session_factory=maker)
+    assert await labels_found(engine) == []  # the other table is of another database
+
+    await create(engine, others, session_factory=maker)
+
+    expected = f"The label {label} of {{}} is shared; give each table its own, with table_label=."
+    assert await labels_found(engine) == [expected.format("other"), expected.format("person")]
+
+
+async def test_one_table_that_is_declared_twice_has_one_label(maker: Maker, engine: AsyncEngine) -> None:
+    """With and without the default schema, it is the same table."""
+    people = tracked()
+    await create(engine, people, session_factory=maker)
+    async with engine.connect() as connection:
+        schema = str(connection.dialect.default_schema_name)
+    again = PERSON.to_metadata(MetaData(), schema=schema)
+    _declared.append(track(again, table_label="Person"))
+
+    assert await labels_found(engine) == []
+
+
+async def labels_found(engine: AsyncEngine) -> list[str]:
+    """Return what is said of labels."""
+    return [str(finding) for finding in await check_audit_schema(engine) if finding.kind == "label"]
+
+
 async def test_other_applications_keep_their_triggers(maker: Maker, engine: AsyncEngine) -> None:
     """Who has never heard of a table doesn't drop its triggers, nor what they use."""
     theirs = tracked(capture=Capture.TRIGGERS)

@@ -446,4 +446,5 @@ except ImportError as error:
 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True)
 
-    assert "install sqlaudit[alembic]" in done.stdout
+    assert "pip install alembic" in done.stdout
+    assert "its extra [alembic]" in done.stdout

@@ -374,7 +374,7 @@ async def test_trail_that_cannot_be_written_fails_the_change(engine: AsyncEngine
         session.add(Account(id=1, owner="Ann"))
         await session.commit()
     async with engine.begin() as connection:
-        await connection.execute(text("ALTER TABLE sqlaudit_change RENAME COLUMN reason TO reasons"))
+        await connection.execute(text("CREATE UNIQUE INDEX only_one ON sqlaudit_change (resource_type)"))
 
     async with maker() as session:
         ann = await session.get_one(Account, 1)

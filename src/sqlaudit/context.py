@@ -246,6 +246,9 @@ def asked_context(ask: Callable[[], AuditContext]) -> Iterator[None]:
         _leave(block)
 
 
+_EXPORTED: Final = ("user_id", "impersonated_by", "reason", "facts")
+
+
 def export_audit_context() -> dict[str, Any]:
     """
     Return the context of the running task or thread as JSON values, to go with a job or a message.
@@ -282,7 +285,7 @@ def import_audit_context(exported: Mapping[str, Any], **facts: Any) -> AuditCont
         facts: more of them; they go before those of *exported*.
 
     Raises:
-        ContextError: it is something else, or the facts are too large together.
+        ContextError: it is something else, has other keys, or the facts are too large together.
     """
     told = (exported.get("facts") or {}) if isinstance(exported, Mapping) else None
     if not isinstance(told, Mapping):
@@ -290,7 +293,12 @@ def import_audit_context(exported: Mapping[str, Any], **facts: Any) -> AuditCont
             f"What came with the job is a {type(exported).__name__} or has facts that are no mapping; expected the "
             f"dict that export_audit_context() returned."
         )
-    actor = {name: exported.get(name) for name in ("user_id", "reason", "impersonated_by")}
+    if unknown := exported.keys() - _EXPORTED:
+        raise ContextError(
+            f"What came with the job has {', '.join(sorted(map(repr, unknown)))}; expected the dict that "
+            f"export_audit_context() returned, with {', '.join(_EXPORTED)}."
+        )
+    actor = {name: exported.get(name) for name in _EXPORTED if name != "facts"}
     return AuditContextManager(**{**told, **facts, **actor})
 
 
@@ -318,9 +326,13 @@ def bind_audit_context(
         facts: anything else worth keeping, JSON values, 8 KiB in all.
 
     Raises:
-        ContextError: a value is of another type, or the facts are no JSON or too large.
+        ContextError: a value is of another type, or the facts are no JSON or too large; or *session* is no session.
     """
     context = AuditContext(user_id=user_id, reason=reason, impersonated_by=impersonated_by, facts=facts)
+    if not isinstance(session, (Session, AsyncSession, scoped_session, async_scoped_session)):
+        raise ContextError(
+            f"session is a {type(session).__name__}; expected an AsyncSession or a Session, not what makes them."
+        )
     session.info[_SESSION_KEY] = context
     return context
 

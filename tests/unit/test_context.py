@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from sqlaudit import (
     AuditContext,
@@ -544,9 +544,21 @@ def test_nothing_travels_as_an_empty_dict() -> None:
         assert context == AuditContext(user_id=1)
 
 
+@pytest.mark.parametrize("session", [3, None, sessionmaker(), Session])
+def test_only_a_session_is_bound(session: Any) -> None:
+    """What makes sessions is none."""
+    with pytest.raises(
+        ContextError, match=f"session is a {type(session).__name__}; expected an AsyncSession or a Session"
+    ):
+        bind_audit_context(session, user_id=1)
+
+
 @pytest.mark.parametrize(
     "exported",
-    [None, "x", [], {"facts": "x"}, {"user_id": 1.5}, {"reason": 1}, {"facts": {"a": "x" * MAX_FACTS_BYTES}}],
+    [
+        *(None, "x", [], {"facts": "x"}, {"user_id": 1.5}, {"reason": 1}, {"facts": {"a": "x" * MAX_FACTS_BYTES}}),
+        *({"userid": 1}, {"user_id": 1, "error": "x"}, {1: 2}),
+    ],
 )
 def test_what_was_not_exported_is_refused(exported: Any) -> None:
     """A context that can't be believed isn't left out: nobody would know who acted."""

@@ -8,6 +8,7 @@ from sqlalchemy.engine.mock import MockConnection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import ExecutableDDLElement, SetColumnComment
 
+from sqlaudit._places import schema_of
 from sqlaudit.exceptions import TrailOutdatedError, TrailVersionError
 from sqlaudit.tables import newest_version, since, trail_of_version
 
@@ -82,7 +83,7 @@ def statements_between(
 def parts_there(connection: Connection, trail: Table) -> set[str]:
     """Return the names of the columns and indexes that *trail* has in the database: none where it isn't there."""
     inspector = inspect(connection)
-    schema = _schema_there(connection, trail)
+    schema = schema_of(connection, trail)
     if not inspector.has_table(trail.name, schema=schema):
         return set()
     indexes = {str(index["name"]) for index in inspector.get_indexes(trail.name, schema=schema)}
@@ -138,10 +139,3 @@ def _sent_by(work: Callable[..., None], dialect: Dialect) -> Statements:
     sent: Statements = []
     work(MockConnection(dialect, lambda statement, *_: sent.append(statement)), checkfirst=False)
     return sent
-
-
-def _schema_there(connection: Connection, trail: Table) -> str | None:
-    """Return the schema of *trail*, where a ``schema_translate_map`` leads."""
-    places = connection.get_execution_options().get("schema_translate_map") or {}
-    schema: str | None = places.get(trail.schema, trail.schema)
-    return schema

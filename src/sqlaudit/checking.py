@@ -7,13 +7,14 @@ from typing import Literal, overload
 from sqlalchemy import Connection, Engine, MetaData, Table, inspect
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from sqlaudit.capture.division import tables_with_triggers
+from sqlaudit._places import schema_of
+from sqlaudit.capture.division import tables_with_triggers, tracked_here
 from sqlaudit.capture.triggers.installing import column_names, standing_objects, wanted_objects
 from sqlaudit.capture.triggers.objects import DatabaseObject
 from sqlaudit.config import SQLAuditConfig
 from sqlaudit.exceptions import CaptureError
 from sqlaudit.schema import AnyBind, is_append_only, run, run_sync, trail_of
-from sqlaudit.tracking import Tracking, all_tracked, resolve_all, tracking_of
+from sqlaudit.tracking import Tracking
 
 __all__ = ["SchemaFinding", "check_audit_schema", "check_audit_schema_sync"]
 
@@ -99,16 +100,12 @@ def check_audit_schema_sync(
 
 
 def _findings(connection: Connection, config: SQLAuditConfig | None, metadata: MetaData | None) -> list[SchemaFinding]:
-    resolve_all()
     trail = trail_of(config)
     inspector = inspect(connection)
-    places = connection.get_execution_options().get("schema_translate_map") or {}
     tracked = {
         table: tracking
-        for table in sorted(all_tracked(), key=lambda table: table.fullname)
-        if (tracking := tracking_of(table)) is not None
-        and metadata in {None, table.metadata}
-        and inspector.has_table(table.name, schema=places.get(table.schema, table.schema))
+        for table, tracking in tracked_here(None if metadata is None else {metadata})
+        if inspector.has_table(table.name, schema=schema_of(connection, table))
     }
     return [
         *_missing_columns(connection, trail, tracked),
@@ -120,8 +117,7 @@ def _findings(connection: Connection, config: SQLAuditConfig | None, metadata: M
 def _missing_columns(
     connection: Connection, trail: Table, tracked: Mapping[Table, Tracking]
 ) -> Iterator[SchemaFinding]:
-    places = connection.get_execution_options().get("schema_translate_map") or {}
-    if not inspect(connection).has_table(trail.name, schema=places.get(trail.schema, trail.schema)):
+    if not inspect(connection).has_table(trail.name, schema=schema_of(connection, trail)):
         yield SchemaFinding(kind="table", problem="missing", name=trail.fullname, table=trail.fullname)
     else:
         yield from _lacking(connection, trail, trail.columns.keys())
@@ -130,8 +126,7 @@ def _missing_columns(
 
 
 def _lacking(connection: Connection, table: Table, keys: Iterable[str]) -> Iterator[SchemaFinding]:
-    places = connection.get_execution_options().get("schema_translate_map") or {}
-    there = column_names(connection, table.name, places.get(table.schema, table.schema))
+    there = column_names(connection, table.name, schema_of(connection, table))
     for name in (table.columns[key].name for key in keys):
         if name not in there:
             yield SchemaFinding(kind="column", problem="missing", name=name, table=table.fullname)
@@ -139,10 +134,9 @@ def _lacking(connection: Connection, table: Table, keys: Iterable[str]) -> Itera
 
 def _shared_labels(connection: Connection, tracked: Mapping[Table, Tracking]) -> Iterator[SchemaFinding]:
     """Yield the labels of several tables; within one `MetaData` they are refused when they are declared."""
-    places = connection.get_execution_options().get("schema_translate_map") or {}
     owners: dict[str, dict[tuple[str | None, str], str]] = {}
     for table, tracking in tracked.items():
-        schema = places.get(table.schema, table.schema) or connection.dialect.default_schema_name
+        schema = schema_of(connection, table) or connection.dialect.default_schema_name
         for label in tracking.labels:
             owners.setdefault(label, {})[schema, table.name] = table.fullname
     for label, names in owners.items():

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine, delete, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from sqlaudit._places import schema_of
 from sqlaudit.capture.connections import OWN, is_autocommit
 from sqlaudit.capture.listeners import attend_engine
 from sqlaudit.capture.publishing import retention
@@ -124,8 +125,7 @@ def append_only_grants_sync(bind: Engine | Connection, role: str, *, config: SQL
 def _grants(connection: Connection, config: SQLAuditConfig | None, role: str) -> list[str]:
     preparer = connection.dialect.identifier_preparer
     trail = trail_of(config)
-    places = connection.get_execution_options().get("schema_translate_map") or {}
-    schema = places.get(trail.schema, trail.schema)
+    schema = schema_of(connection, trail)
     table = preparer.quote(trail.name) if schema is None else f"{preparer.quote(schema)}.{preparer.quote(trail.name)}"
     if connection.dialect.name == "sqlite":
         return []

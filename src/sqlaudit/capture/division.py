@@ -20,6 +20,7 @@ __all__ = [
     "leading_to_triggers",
     "tables_leading_to_triggers",
     "tables_with_triggers",
+    "tracked_here",
     "tracking_in_session",
 ]
 
@@ -38,15 +39,18 @@ def tracking_in_session(table: Any) -> Tracking | None:
     return None if tracking is None or capture_of(tracking) is Capture.TRIGGERS else tracking
 
 
-def tables_with_triggers(metadatas: Collection[MetaData] | None = None) -> Iterator[tuple[Table, Tracking]]:
-    """Yield the tables whose rows triggers capture, all or some of them, by name: those of *metadatas*, if given."""
+def tracked_here(metadatas: Collection[MetaData] | None = None) -> Iterator[tuple[Table, Tracking]]:
+    """Yield the tracked tables, whatever captures them, by name: those of *metadatas*, if given."""
     resolve_all()
     for table in sorted(all_tracked(), key=lambda table: table.fullname):
         tracking = tracking_of(table)
-        if tracking is None or (metadatas is not None and table.metadata not in metadatas):
-            continue
-        if capture_of(tracking) is not Capture.SESSION:
+        if tracking is not None and (metadatas is None or table.metadata in metadatas):
             yield table, tracking
+
+
+def tables_with_triggers(metadatas: Collection[MetaData] | None = None) -> Iterator[tuple[Table, Tracking]]:
+    """Return the tables whose rows triggers capture, all or some of them, by name: those of *metadatas*, if given."""
+    return (pair for pair in tracked_here(metadatas) if capture_of(pair[1]) is not Capture.SESSION)
 
 
 def leading_to_triggers() -> AbstractSet[Table]:

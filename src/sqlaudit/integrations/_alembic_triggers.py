@@ -18,14 +18,13 @@ from alembic.util import PriorityDispatchResult
 from sqlalchemy import Connection, MetaData, Table
 
 from sqlaudit._upgrades import parts_there
-from sqlaudit.capture.division import tables_leading_to_triggers, tables_with_triggers
+from sqlaudit.capture.division import tables_leading_to_triggers, tables_with_triggers, tracked_here
 from sqlaudit.capture.triggers.installing import (
     drop_triggers,
     install_triggers,
     places_of,
     standing_objects,
     statements_to_install,
-    tracked_here,
     uninstall_triggers,
     wanted_objects,
 )
@@ -115,7 +114,7 @@ def _update(operations: Operations, operation: UpdateAuditTriggersOp) -> None:
     if parts_there(connection, trail):
         install_triggers(connection, trail, append_only=is_append_only(None), metadatas=metadatas)
         return
-    uninstall_triggers(connection, trail, tracked_here(metadatas))
+    uninstall_triggers(connection, trail, (table for table, _ in tracked_here(metadatas)))
     # What guarded a trail that isn't there any more guards nothing.
     guards = {each.identity for each in wanted_objects(connection, trail, (), append_only=True) if each.is_guard}
     drop_triggers(connection, trail, lambda each: each.identity in guards)
@@ -230,7 +229,8 @@ def _no_longer_tracked(
     assert connection is not None  # noqa: S101 as above
     metadatas = _metadatas(autogen_context.opts)
     expected = wanted_objects(connection, trail, tables_with_triggers(metadatas), append_only=False)
-    wanted, tracked = {each.identity for each in expected}, places_of(connection, tracked_here(metadatas))
+    wanted = {each.identity for each in expected}
+    tracked = places_of(connection, (table for table, _ in tracked_here(metadatas)))
     foreign = [each.serves for each in standing if each.is_recording and each.identity not in wanted]
     recorded = {place for places in foreign for place in places} - tracked
     for table in sorted(_declared(metadatas or ()), key=lambda table: table.fullname):

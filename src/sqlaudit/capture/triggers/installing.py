@@ -8,11 +8,12 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Connection, Engine, Inspector, MetaData, Table, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from sqlaudit.capture.division import capture_of, tables_with_triggers
+from sqlaudit._places import schema_of, schemas_of
+from sqlaudit.capture.division import capture_of, tables_with_triggers, tracked_here
 from sqlaudit.capture.rows import AuditedTable, narrowed_table
 from sqlaudit.capture.triggers.objects import DatabaseObject
 from sqlaudit.exceptions import CaptureError, TrackingError, TriggersMissingError
-from sqlaudit.tracking import Tracking, all_tracked, resolve_all, tracking_of
+from sqlaudit.tracking import Tracking
 from sqlaudit.types import Capture
 
 __all__ = [
@@ -23,7 +24,6 @@ __all__ = [
     "refuse_missing_triggers",
     "standing_objects",
     "statements_to_install",
-    "tracked_here",
     "uninstall_triggers",
     "wanted_objects",
 ]
@@ -54,20 +54,13 @@ def statements_to_install(
     """Return what `install_triggers` has to do: nothing if all is as it should be."""
     tables = tables_with_triggers(metadatas)
     wanted = wanted_objects(connection, trail, tables, append_only=append_only)
-    return _statements_towards(connection, trail, wanted, tracked_here(metadatas))
+    return _statements_towards(connection, trail, wanted, (table for table, _ in tracked_here(metadatas)))
 
 
 def uninstall_triggers(connection: Connection, trail: Table, tables: Iterable[Table]) -> None:
     """Drop what `install_triggers` has made for *tables*, but for the guards."""
     for statement in _statements_towards(connection, trail, (), tables):
         _execute(connection, statement)
-
-
-def tracked_here(metadatas: Collection[MetaData] | None) -> list[Table]:
-    """Return the tracked tables, whatever captures them: those of *metadatas*, if given."""
-    resolve_all()
-    tracked = [table for table in all_tracked() if tracking_of(table) is not None]
-    return [table for table in tracked if metadatas is None or table.metadata in metadatas]
 
 
 def _statements_towards(
@@ -127,7 +120,7 @@ def _in_database(connection: Connection, tables: Iterable[tuple[Table, Tracking]
         audited = _as_it_is(connection, inspector, table, tracking)
         if audited is None:
             continue
-        place = _schema_of(connection, table), table.name
+        place = schema_of(connection, table), table.name
         if place not in declarations:
             declarations[place] = _recorded_by(audited)
             yield audited
@@ -144,19 +137,13 @@ def _recorded_by(audited: AuditedTable) -> Any:
     return tracking.label, tracking.recorded, tracking.masked, tracking.resource_key, tracking.user_key, types
 
 
-def _schema_of(connection: Connection, table: Table) -> str | None:
-    places = connection.get_execution_options().get("schema_translate_map") or {}
-    schema: str | None = places.get(table.schema, table.schema)
-    return schema
-
-
 def _as_it_is(connection: Connection, inspector: Inspector, table: Table, tracking: Tracking) -> AuditedTable | None:
     """
     Return what triggers can record of a table today; None if it isn't in the database.
 
     A column may be declared, and be waiting for its migration: the triggers do without.
     """
-    schema = _schema_of(connection, table)
+    schema = schema_of(connection, table)
     if not inspector.has_table(table.name, schema=schema):
         return None
     names = column_names(connection, table.name, schema)
@@ -200,9 +187,8 @@ def refuse_missing_triggers(connection: Connection, trail: Table, metadatas: Col
     Raises:
         TriggersMissingError: they aren't in the database.
     """
-    places = connection.get_execution_options().get("schema_translate_map") or {}
     expected = [pair for pair in tables_with_triggers(metadatas) if capture_of(pair[1]) is Capture.TRIGGERS]
-    situation = (frozenset(places.items()), frozenset(table.key for table, _ in expected))
+    situation = (frozenset(schemas_of(connection).items()), frozenset(table.key for table, _ in expected))
     known = _found.setdefault(connection.engine, set())
     if situation in known:
         return

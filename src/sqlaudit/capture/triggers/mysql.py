@@ -14,6 +14,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Table, text
 from sqlalchemy.exc import DBAPIError
 
+from sqlaudit._places import schema_of
 from sqlaudit.capture.rows import AuditedTable
 from sqlaudit.capture.triggers.mysql_cascades import cascades, foreign_keys
 from sqlaudit.capture.triggers.mysql_changes import Place, Writer
@@ -96,8 +97,8 @@ def place_of(connection: Connection, table: Table) -> tuple[str | None, str]:
 
 def standing(connection: Connection, trail: Table) -> Iterator[DatabaseObject]:
     """Yield what stands there of ours: in the schemas of the connection, of tracked tables and *trail*."""
-    default, places = _default_schema(connection), _schemas(connection)
-    schemas = {default, *(places.get(table.schema, table.schema) or default for table in (trail, *all_tracked()))}
+    default = _default_schema(connection)
+    schemas = {default, *(schema_of(connection, table) or default for table in (trail, *all_tracked()))}
     schemas |= {key.referred.schema for key in foreign_keys(connection, schemas)}
     functions = text("SELECT routine_name FROM information_schema.routines WHERE routine_schema = :schema")
     for schema in sorted(schemas):
@@ -237,10 +238,4 @@ def _default_schema(connection: Connection) -> str:
 
 
 def _place_of(connection: Connection, table: Table) -> Place:
-    places = _schemas(connection)
-    return Place(places.get(table.schema, table.schema) or _default_schema(connection), table.name)
-
-
-def _schemas(connection: Connection) -> Mapping[str | None, str | None]:
-    places: Mapping[str | None, str | None] = connection.get_execution_options().get("schema_translate_map") or {}
-    return places
+    return Place(schema_of(connection, table) or _default_schema(connection), table.name)

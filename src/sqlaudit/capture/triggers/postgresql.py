@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Dialect, Enum, Integer, String, Table, TypeDecorator, Uuid, text
 
+from sqlaudit._places import schema_of
 from sqlaudit.capture.rows import AuditedTable, batched
 from sqlaudit.capture.triggers.objects import GUARD, DatabaseObject, no_table
 from sqlaudit.capture.triggers.postgresql_values import HELPERS, ValueSQL, literal, quoted, value_sql, withheld_sql
@@ -113,8 +114,7 @@ def standing(connection: Connection, trail: Table) -> Iterator[DatabaseObject]:
     Functions are looked for where the connection looks for tables, where tracked ones are, and *trail*; their
     triggers everywhere: partitions may be in any schema.
     """
-    places = connection.get_execution_options().get("schema_translate_map") or {}
-    schemas = {places.get(table.schema, table.schema) for table in (trail, *all_tracked())} - {None}
+    schemas = {schema_of(connection, table) for table in (trail, *all_tracked())} - {None}
     found = connection.execute(text(_STANDING_FUNCTIONS), {"schemas": [*schemas], "mark": f"\n{_MARK}"})
     functions: dict[int, _Function] = {}
     for oid, schema, name, head, config, is_definer, is_public, body in found:
@@ -223,8 +223,7 @@ class _Relation:
 
 def place_of(connection: Connection, table: Table) -> tuple[str, str]:
     """Return schema and name of a table, also of one that isn't there yet."""
-    places = connection.get_execution_options().get("schema_translate_map") or {}
-    schema = places.get(table.schema, table.schema)
+    schema = schema_of(connection, table)
     if schema is not None:
         return schema, table.name
     query = """

@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Column, Connection, Dialect, Table, types as sqltypes
 from sqlalchemy.types import TypeDecorator
 
+from sqlaudit._places import schema_of
 from sqlaudit.capture.publishing import PUBLISHED
 from sqlaudit.capture.rows import AuditedTable
 from sqlaudit.capture.triggers.objects import GUARD, DatabaseObject, no_table
@@ -282,8 +283,7 @@ def _user_column(column: Column[Any], dialect: Dialect) -> _Recorded:
 
 
 def _own_schema(connection: Connection, table: Table) -> None:
-    places = connection.get_execution_options().get("schema_translate_map") or {}
-    schema = places.get(table.schema, table.schema)
+    schema = schema_of(connection, table)
     if schema not in (None, "main"):
         raise TrackingError(
             f"The table {table.name} is in the attached database {schema}, and triggers of SQLite don't write into "
@@ -328,16 +328,9 @@ def _triggers(audited: _Audited) -> Iterator[DatabaseObject]:
         _is_moved(audited),
     )
     replaced = [_record_replaced(audited), *_forget_replaced(audited)]
-    insert = _insert(
-        audited.trail,
-        "insert",
-        audited.label,
-        key=_key(audited, "NEW"),
-        user=_user(audited, "NEW"),
-        new=_image(audited, "NEW"),
-        # The rows that it replaced went with it.
-        transaction=f"CASE WHEN {_has_replaced(audited)} THEN {_last(audited.trail, 'transaction_id')} END",
-    )
+    # The rows that it replaced went with it.
+    transaction = f"CASE WHEN {_has_replaced(audited)} THEN {_last(audited.trail, 'transaction_id')} END"
+    insert = _record_insert(audited, transaction)
     yield _made(audited, "insert", "records the inserts", "AFTER INSERT", [replaced[0], insert, *replaced[1:]])
     yield _made(
         audited,
@@ -346,15 +339,8 @@ def _triggers(audited: _Audited) -> Iterator[DatabaseObject]:
         "AFTER UPDATE",
         [_forget(audited), *replaced, *_record_update(audited)],
     )
-    delete = _insert(
-        audited.trail,
-        "delete",
-        audited.label,
-        key=_key(audited, "OLD"),
-        user=_user(audited, "OLD"),
-        old=_image(audited, "OLD"),
-    )
-    yield _made(audited, "delete", "records the deletes", "AFTER DELETE", [_forget(audited), delete])
+    delete = [_forget(audited), _record_delete(audited)]
+    yield _made(audited, "delete", "records the deletes", "AFTER DELETE", delete)
 
 
 def _made(
@@ -421,24 +407,32 @@ def _record_update(audited: _Audited) -> Iterator[str]:
         where=f"changes.old_values <> '' AND {is_same_key}",
     )
     is_moved = f"({' OR '.join(moved)}) AND NOT ({is_same_key})"
-    yield _insert(
-        audited.trail,
-        "delete",
-        audited.label,
-        key=_key(audited, "OLD"),
-        user=_user(audited, "OLD"),
-        old=_image(audited, "OLD"),
-        where=is_moved,
-    )
-    yield _insert(
+    yield _record_delete(audited, is_moved)
+    yield _record_insert(audited, _last(audited.trail, "transaction_id"), is_moved)
+
+
+def _record_insert(audited: _Audited, transaction: str, where: str | None = None) -> str:
+    return _insert(
         audited.trail,
         "insert",
         audited.label,
         key=_key(audited, "NEW"),
         user=_user(audited, "NEW"),
         new=_image(audited, "NEW"),
-        where=is_moved,
-        transaction=_last(audited.trail, "transaction_id"),
+        where=where,
+        transaction=transaction,
+    )
+
+
+def _record_delete(audited: _Audited, where: str | None = None) -> str:
+    return _insert(
+        audited.trail,
+        "delete",
+        audited.label,
+        key=_key(audited, "OLD"),
+        user=_user(audited, "OLD"),
+        old=_image(audited, "OLD"),
+        where=where,
     )
 
 
